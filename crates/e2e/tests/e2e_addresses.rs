@@ -1,9 +1,9 @@
 //! Addresses, subnets and names are unique over all hosts, however they are chosen, and errors are
 //! clear.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,12 +16,13 @@ use shoutd_lab::{Host, Output, wait_until};
 /// The subnet of host2's `docker_gwbridge`.
 const BRIDGE_OF_SECOND: &str = "10.200.0.0/16";
 
-#[test]
-fn addresses_subnets_and_names_are_one_thing_over_all_hosts() {
-    let mut cluster = Cluster::up("addresses", 3).unwrap();
-    form(&cluster).unwrap();
+fn main() -> ExitCode {
     run_checks(
-        &mut cluster,
+        || {
+            let cluster = Cluster::up("addresses", 3)?;
+            form(&cluster)?;
+            Ok(cluster)
+        },
         &[
             ("many containers at once, with the plain command", |cluster| {
                 many_at_once(cluster, &[])
@@ -47,7 +48,7 @@ fn addresses_subnets_and_names_are_one_thing_over_all_hosts() {
             ("a name that another driver's network has on another host", foreign_name),
             ("a name that is taken on this host", taken_name),
         ],
-    );
+    )
 }
 
 /// Starts all hosts at once, each with the others as peers, with a prepared token. host2 has a

@@ -4,6 +4,7 @@
 #[path = "bad_input/start.rs"]
 mod start;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -15,9 +16,7 @@ use shoutd_lab::{Host, IMAGE, Output, wait_until};
 /// shoutd's data directory.
 const DATA: &str = "/var/lib/shoutd";
 
-#[test]
-fn what_is_wrong_is_said_in_one_line() {
-    let mut cluster = Cluster::up("wrong", 2).unwrap();
+fn main() -> ExitCode {
     let checks: &[Check] = &[
         ("commands without a daemon", commands_without_daemon),
         ("a start without arguments on a new host", never_started),
@@ -47,7 +46,7 @@ fn what_is_wrong_is_said_in_one_line() {
         ("garbage on the control socket and the peers' port", garbage_elsewhere),
         ("the daemon in the foreground", foreground),
     ];
-    run_checks(&mut cluster, checks);
+    run_checks(|| Cluster::up("wrong", 2), checks)
 }
 
 /// The first two hosts, as if shoutd had never run there.

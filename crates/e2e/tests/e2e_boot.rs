@@ -1,20 +1,21 @@
 //! Hosts that boot: whether shoutd or its engine starts first, the containers that should run do
 //! run, with their addresses.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::fs;
+use std::process::ExitCode;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use shoutd_e2e::{Cluster, Container, Network, SOON, Stream, one_on_each, run_checks};
 use shoutd_lab::{Host, wait_until};
 
-#[test]
-fn whichever_comes_first_at_boot_all_that_should_run_runs() {
-    let mut cluster = Cluster::up("boot", 3).unwrap();
-    cluster.form([1, 2, 3]).unwrap();
+fn main() -> ExitCode {
     run_checks(
-        &mut cluster,
+        || {
+            let cluster = Cluster::up("boot", 3)?;
+            cluster.form([1, 2, 3])?;
+            Ok(cluster)
+        },
         &[
             ("shoutd first", |cluster| {
                 reboot(cluster, |host| {
@@ -47,7 +48,7 @@ fn whichever_comes_first_at_boot_all_that_should_run_runs() {
             }),
             ("systemd's unit comes with the start and goes with the leave", unit_of_systemd),
         ],
-    );
+    )
 }
 
 /// Boots the second host, which has an origin and a mirror. Some of its containers should run

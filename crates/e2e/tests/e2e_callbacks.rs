@@ -1,10 +1,10 @@
 //! shoutd ends at any moment of any call that Docker makes, and comes back: the command takes
 //! effect, once, and leaves nothing afterwards.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 #[path = "callbacks/interposer.rs"]
 mod interposer;
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -29,12 +29,13 @@ const CALLS: [&str; 10] = [
     "/IpamDriver.ReleasePool",
 ];
 
-#[test]
-fn shoutd_may_end_at_any_moment_of_any_call() {
-    let mut cluster = Cluster::up("callbacks", 3).unwrap();
-    cluster.form([1, 2, 3]).unwrap();
+fn main() -> ExitCode {
     run_checks(
-        &mut cluster,
+        || {
+            let cluster = Cluster::up("callbacks", 3)?;
+            cluster.form([1, 2, 3])?;
+            Ok(cluster)
+        },
         &[
             ("killed when it is asked", |cluster| life(cluster, Moment::Asked, End::Killed)),
             ("killed one millisecond later", |cluster| {
@@ -58,7 +59,7 @@ fn shoutd_may_end_at_any_moment_of_any_call() {
                 containers_removed_unnoticed,
             ),
         ],
-    );
+    )
 }
 
 /// The life of a network and a container; shoutd ends on their host in each call. Other containers

@@ -1,9 +1,9 @@
 //! Docker's commands for networks and containers, on engines of both versions: host1 has the older
 //! one. The options of a network hold for its copies on all hosts.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::process::ExitCode;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,12 +17,13 @@ use shoutd_lab::{EngineSource, Host, IMAGE, wait_until};
 /// The option by which a mirror names its network.
 const NETWORK_OPTION: &str = "shoutd.network";
 
-#[test]
-fn docker_commands_do_what_they_do_with_other_networks() {
-    let mut cluster = Cluster::up_mixed("docker", 3).unwrap();
-    cluster.form([1, 2, 3]).unwrap();
+fn main() -> ExitCode {
     run_checks(
-        &mut cluster,
+        || {
+            let cluster = Cluster::up_mixed("docker", 3)?;
+            cluster.form([1, 2, 3])?;
+            Ok(cluster)
+        },
         &[
             ("a network has the same options, labels and subnets on every host", same_everywhere),
             ("--ip-range is kept on every host", ip_range),
@@ -40,7 +41,7 @@ fn docker_commands_do_what_they_do_with_other_networks() {
             ("docker compose with an external network", |cluster| compose(cluster, true)),
             ("docker compose with a network of its own", |cluster| compose(cluster, false)),
         ],
-    );
+    )
 }
 
 /// The network as a host's engine shows it, without what differs by host.

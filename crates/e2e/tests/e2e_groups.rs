@@ -1,6 +1,5 @@
 //! Multicast goes to the hosts that have members, to no other, and nothing is lost while that
 //! changes.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 #[path = "groups/first.rs"]
 mod first;
@@ -16,6 +15,7 @@ mod theft;
 mod tiers;
 
 use std::net::Ipv4Addr;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use shoutd_e2e::{
@@ -23,12 +23,13 @@ use shoutd_e2e::{
 };
 use shoutd_lab::{Host, wait_until};
 
-#[test]
-fn multicast_goes_to_the_hosts_with_members() {
-    let mut cluster = Cluster::up("groups", 3).unwrap();
-    cluster.form([1, 2, 3]).unwrap();
+fn main() -> ExitCode {
     run_checks(
-        &mut cluster,
+        || {
+            let cluster = Cluster::up("groups", 3)?;
+            cluster.form([1, 2, 3])?;
+            Ok(cluster)
+        },
         &[
             (
                 "only the host with members gets the streams, while others join, leave and die",
@@ -55,7 +56,7 @@ fn multicast_goes_to_the_hosts_with_members() {
             ("each container may send so much, and no other suffers", limits::max_rate),
             ("a first container is received though the hosts cannot agree", without_majority),
         ],
-    );
+    )
 }
 
 /// The underlay sources of a capture's tunnelled frames to a group.

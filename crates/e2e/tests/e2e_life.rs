@@ -1,6 +1,5 @@
 //! Events in the life of a cluster: daemons, engines and hosts that die and come back, things that
 //! are deleted, networks that come and go while a host is away.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 #[path = "life/clock.rs"]
 mod clock;
@@ -9,6 +8,7 @@ mod set_back;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::process::ExitCode;
 use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -22,12 +22,13 @@ use shoutd_lab::{Host, wait_until};
 /// Ten times the rate of the demo: a gap of a few milliseconds would show.
 const STREAM: Stream<'_> = Stream { group: "224.1.1.1", port: 5000, rate: "10M", length: 1470 };
 
-#[test]
-fn a_cluster_outlives_its_daemons_engines_and_hosts() {
-    let mut cluster = Cluster::up("life", 3).unwrap();
-    cluster.form([2, 1, 3]).unwrap();
+fn main() -> ExitCode {
     run_checks(
-        &mut cluster,
+        || {
+            let cluster = Cluster::up("life", 3)?;
+            cluster.form([2, 1, 3])?;
+            Ok(cluster)
+        },
         &[
             (
                 "shoutd killed during a stream: receiver's, sender's, leader's",
@@ -54,7 +55,7 @@ fn a_cluster_outlives_its_daemons_engines_and_hosts() {
             ("a host loses its power and boots again", power_failure),
             ("a fourth host joins later", fourth_host),
         ],
-    );
+    )
 }
 
 /// Kills shoutd on a host and starts it again as an administrator would.

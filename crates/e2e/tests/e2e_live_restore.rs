@@ -1,7 +1,7 @@
 //! Engines that leave their containers running when they end (`live-restore`), on engines of
 //! different versions.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -13,15 +13,16 @@ use shoutd_lab::{Host, wait_until};
 /// How long an engine may take to remove a container while nobody answers its calls.
 const UNHEARD: Duration = Duration::from_secs(120);
 
-#[test]
-fn containers_outlive_their_engines() {
-    let mut cluster = Cluster::up_mixed("live", 3).unwrap();
-    cluster.form([1, 2, 3]).unwrap();
-    for host in cluster.hosts() {
-        live_restore(&host).unwrap();
-    }
+fn main() -> ExitCode {
     run_checks(
-        &mut cluster,
+        || {
+            let cluster = Cluster::up_mixed("live", 3)?;
+            cluster.form([1, 2, 3])?;
+            for host in cluster.hosts() {
+                live_restore(&host)?;
+            }
+            Ok(cluster)
+        },
         &[
             ("engines stopped and killed during a stream", engines_end),
             (
@@ -35,7 +36,7 @@ fn containers_outlive_their_engines() {
                 changes_meanwhile,
             ),
         ],
-    );
+    )
 }
 
 /// Makes the engine leave containers running from now on.

@@ -1,19 +1,20 @@
 //! Names of containers resolve on all hosts, with any image. The hosts have engines of different
 //! versions.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::collections::BTreeSet;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use shoutd_e2e::{Cluster, Container, Network, SOON, run_checks};
 use shoutd_lab::{Host, wait_until};
 
-#[test]
-fn names_of_containers_are_resolved_on_all_hosts() {
-    let mut cluster = Cluster::up_mixed("names", 3).unwrap();
-    cluster.form([1, 2, 3]).unwrap();
+fn main() -> ExitCode {
     run_checks(
-        &mut cluster,
+        || {
+            let cluster = Cluster::up_mixed("names", 3)?;
+            cluster.form([1, 2, 3])?;
+            Ok(cluster)
+        },
         &[
             ("by name and by alias, on every host", names_and_aliases),
             ("containers are renamed, moved, restarted and removed", changes),
@@ -26,7 +27,7 @@ fn names_of_containers_are_resolved_on_all_hosts() {
             ("names of the public DNS come from no other host", public_names),
             ("files that users mount at /etc/hosts are not touched", mounted_files),
         ],
-    );
+    )
 }
 
 /// Starts a container with an alias, in addition to its name.

@@ -1,9 +1,10 @@
 //! Programs that use multicast, in Debian's versions: virtual addresses, service discovery,
 //! multicast routing.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 #[path = "programs/ptp.rs"]
 mod ptp;
+
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use shoutd_e2e::{Cluster, Container, Network, SOON, WITH_IPV6, run_checks};
@@ -31,12 +32,13 @@ const WITH_PROGRAMS: [&str; 9] = [
 const VIRTUAL: &str = "10.124.0.100";
 const VIRTUAL_V6: &str = "fd00:124::100";
 
-#[test]
-fn real_programs_work_across_hosts() {
-    let mut cluster = Cluster::up("programs", 3).unwrap();
-    cluster.form([1, 2, 3]).unwrap();
+fn main() -> ExitCode {
     run_checks(
-        &mut cluster,
+        || {
+            let cluster = Cluster::up("programs", 3)?;
+            cluster.form([1, 2, 3])?;
+            Ok(cluster)
+        },
         &[
             ("keepalived with a virtual MAC address", |cluster| keepalived(cluster, true)),
             ("keepalived with the interface's own MAC address", |cluster| {
@@ -50,7 +52,7 @@ fn real_programs_work_across_hosts() {
                 ptp::unicast,
             ),
         ],
-    );
+    )
 }
 
 /// Starts a container with Debian's programs and these options.

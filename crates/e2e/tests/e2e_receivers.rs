@@ -5,6 +5,7 @@
 mod vlans;
 
 use std::net::IpAddr;
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use shoutd_e2e::{
@@ -13,12 +14,13 @@ use shoutd_e2e::{
 };
 use shoutd_lab::{Host, wait_until};
 
-#[test]
-fn receivers_are_known_while_they_are_members() {
-    let mut cluster = Cluster::up("receivers", 3).unwrap();
-    cluster.form([1, 2, 3]).unwrap();
+fn main() -> ExitCode {
     run_checks(
-        &mut cluster,
+        || {
+            let cluster = Cluster::up("receivers", 3)?;
+            cluster.form([1, 2, 3])?;
+            Ok(cluster)
+        },
         &[
             ("receivers that know IGMPv1 and MLDv1", |cluster| older_versions(cluster, 1)),
             ("receivers that know IGMPv2 and MLDv1", |cluster| older_versions(cluster, 2)),
@@ -31,7 +33,7 @@ fn receivers_are_known_while_they_are_members() {
                 lifetimes,
             ),
         ],
-    );
+    )
 }
 
 /// RFC 1112 or RFC 2236, and RFC 2710: other hosts learn of such members, they receive, and they

@@ -55,7 +55,6 @@
 //! name with containers on both ("stop its containers to merge them") and an address that is leased
 //! to another host ("disconnect it from the network and connect it again"), which no command leads
 //! to any more, and a foreign process at the control socket.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 #[path = "remedies/belonging.rs"]
 mod belonging;
@@ -69,6 +68,8 @@ mod network;
 #[path = "remedies/ways.rs"]
 mod ways;
 
+use std::process::ExitCode;
+
 use anyhow::{Context, Result, ensure};
 use shoutd_e2e::{Cluster, Network, SOON, await_network, run_checks, status};
 use shoutd_lab::{Host, Output, wait_until};
@@ -77,11 +78,9 @@ use shoutd_lab::{Host, Output, wait_until};
 /// place.
 const DATA: &str = "/var/lib/shoutd";
 
-#[test]
-fn what_messages_advise_works() {
-    let mut cluster = Cluster::up("remedies", 3).unwrap();
+fn main() -> ExitCode {
     run_checks(
-        &mut cluster,
+        || Cluster::up("remedies", 3),
         &[
             ("files of the data directory that others can use", data::permissions),
             ("a damaged file, and a copy of the data directory", data::copy),
@@ -106,7 +105,7 @@ fn what_messages_advise_works() {
             ("addresses that are refused", network::addresses),
             ("a removal that waits for a host", network::removal),
         ],
-    );
+    )
 }
 
 /// The first `size` hosts in one new cluster, and the others without any.

@@ -3,7 +3,8 @@
 //!
 //! Services have no virtual addresses (`--endpoint-mode dnsrr`): engines make the load balancer
 //! behind them for their own overlay networks only.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use shoutd_e2e::swarm::{
@@ -15,13 +16,14 @@ use shoutd_e2e::{
 };
 use shoutd_lab::{Host, IMAGE, wait_until};
 
-#[test]
-fn services_of_a_swarm_receive_from_each_other() {
-    let mut cluster = Cluster::up("swarm", 3).unwrap();
-    cluster.form([1, 2, 3]).unwrap();
-    begin_swarm(&cluster.three().unwrap(), "manager").unwrap();
+fn main() -> ExitCode {
     run_checks(
-        &mut cluster,
+        || {
+            let cluster = Cluster::up("swarm", 3)?;
+            cluster.form([1, 2, 3])?;
+            begin_swarm(&cluster.three()?, "manager")?;
+            Ok(cluster)
+        },
         &[
             (
                 "a service with a task on each node, a container of docker run, and the socket \
@@ -41,9 +43,11 @@ fn services_of_a_swarm_receive_from_each_other() {
             ),
             ("the Swarm's leader stops", leader_stops),
             ("a node loses its power and boots again, Docker first", node_is_lost),
+            ("the plugin is removed, and the Swarm is left", |cluster| {
+                end_swarm(&cluster.three()?)
+            }),
         ],
-    );
-    end_swarm(&cluster.three().unwrap()).unwrap();
+    )
 }
 
 /// The Swarm's leader and the other hosts.

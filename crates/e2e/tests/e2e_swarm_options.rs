@@ -1,6 +1,7 @@
 //! A Swarm with workers, which know only the networks of their own tasks: the options of its
 //! networks and services.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use shoutd_e2e::swarm::{
@@ -10,20 +11,21 @@ use shoutd_e2e::swarm::{
 use shoutd_e2e::{Cluster, Network, SOON, run_checks};
 use shoutd_lab::{Host, wait_until};
 
-#[test]
-fn a_manager_and_workers_take_what_users_ask_of_them() {
-    let mut cluster = Cluster::up("workers", 3).unwrap();
-    cluster.form([1, 2, 3]).unwrap();
-    begin_swarm(&cluster.three().unwrap(), "worker").unwrap();
+fn main() -> ExitCode {
     run_checks(
-        &mut cluster,
+        || {
+            let cluster = Cluster::up("workers", 3)?;
+            cluster.form([1, 2, 3])?;
+            begin_swarm(&cluster.three()?, "worker")?;
+            Ok(cluster)
+        },
         &[
             ("--subnet, --gateway, --internal, --label", network_options),
             ("what cannot be is refused, and said", refused),
             ("published ports, more and fewer tasks, updates, other nodes", services_change),
             ("networks of a Swarm that is dissolved", dissolved),
         ],
-    );
+    )
 }
 
 fn network_options(cluster: &mut Cluster) -> Result<()> {

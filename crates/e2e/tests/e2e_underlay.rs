@@ -1,16 +1,16 @@
 //! The underlay: IPv4 or IPv6, with any MTU, also one that changes while containers run.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 #[path = "underlay/moving.rs"]
 mod moving;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
 use std::thread;
 
 use anyhow::{Result, bail, ensure};
 use shoutd_e2e::{
     BOTH, Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, Stream,
-    WITH_IPV6, await_members, one_on_each, run_checks, status,
+    WITH_IPV6, await_members, one_on_each, run_groups, status,
 };
 use shoutd_lab::{Host, wait_until};
 
@@ -31,35 +31,36 @@ const LARGE: [Stream<'_>; 2] = [
     Stream { group: "ff05::1:5", port: 5001, rate: "4M", length: 8192 },
 ];
 
-#[test]
-fn an_ipv4_underlay_may_have_any_mtu() {
-    let mut cluster = Cluster::up("underlay4", 3).unwrap();
-    cluster.form([1, 2, 3]).unwrap();
-    run_checks(
-        &mut cluster,
-        &[
-            ("the MTU follows, IPv4", |cluster| mtu_follows(cluster, OVERHEAD_IPV4)),
-            (
-                "a host goes on at the address that its interface or network has now",
-                moving::goes_on_at_another_address,
-            ),
-        ],
-    );
-}
-
-#[test]
-fn an_ipv6_underlay_does_as_well() {
-    let mut cluster = Cluster::up("underlay6", 3).unwrap();
-    refuse_both_families(&cluster).unwrap();
-    form(&cluster).unwrap();
-    run_checks(
-        &mut cluster,
-        &[
-            ("multicast over IPv6", multicast),
-            ("each way of replication over IPv6", ways),
-            ("the MTU follows, IPv6", |cluster| mtu_follows(cluster, OVERHEAD_IPV6)),
-        ],
-    );
+fn main() -> ExitCode {
+    run_groups(&[
+        (
+            || {
+                let cluster = Cluster::up("underlay4", 3)?;
+                cluster.form([1, 2, 3])?;
+                Ok(cluster)
+            },
+            &[
+                ("the MTU follows, IPv4", |cluster| mtu_follows(cluster, OVERHEAD_IPV4)),
+                (
+                    "a host goes on at the address that its interface or network has now",
+                    moving::goes_on_at_another_address,
+                ),
+            ],
+        ),
+        (
+            || {
+                let cluster = Cluster::up("underlay6", 3)?;
+                refuse_both_families(&cluster)?;
+                form(&cluster)?;
+                Ok(cluster)
+            },
+            &[
+                ("multicast over IPv6", multicast),
+                ("each way of replication over IPv6", ways),
+                ("the MTU follows, IPv6", |cluster| mtu_follows(cluster, OVERHEAD_IPV6)),
+            ],
+        ),
+    ])
 }
 
 /// Addresses in the forms that users type, with and without a port.
