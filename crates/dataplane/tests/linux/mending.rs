@@ -268,8 +268,8 @@ fn docker_setting_up_an_interface_is_not_disturbed() {
     host.want_segment(&[]);
     host.want_endpoint(1);
     let running = Running::start(&mut host);
-    // Docker first reports the sandbox, then works on the interface step by step. Each step starts
-    // a round of the reconciler.
+    // Docker first reports the sandbox, then works on the interface step by step. The reconciler
+    // completes a round before each step.
     let container = host.make_container(1);
     let device = DeviceName::container(&host.endpoint(1));
     let path = host.sandbox_path(1);
@@ -286,7 +286,7 @@ fn docker_setting_up_an_interface_is_not_disturbed() {
         &["route", "add", "224.0.0.0/4", "dev", "shout0"],
     ];
     for step in steps {
-        std::thread::sleep(Duration::from_millis(200));
+        running.apply(&host);
         container.run(|| ip(step)).unwrap();
     }
     // Once complete, it is maintained.

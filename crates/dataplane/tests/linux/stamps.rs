@@ -53,8 +53,7 @@ fn a_multicast_datagram_to_another_host_has_one_time_stamp() {
     let group_v6 = Ipv6Addr::new(0xff1e, 0, 0, 0, 0, 0, 0, 0x181);
     let segment = world.hosts[0].segment();
     hasten(&segment);
-    // PTP masters are members, too. The bridge floods until all ports have had time to answer its
-    // query.
+    // PTP masters are members, too.
     let member = udp(&containers[0], (Ipv4Addr::UNSPECIFIED, 319));
     let member_v6 = udp(&containers[0], (Ipv6Addr::UNSPECIFIED, 320));
     let interface = containers[0].run(|| nix::net::if_::if_nametoindex("shout0")).unwrap().unwrap();
@@ -64,14 +63,20 @@ fn a_multicast_datagram_to_another_host_has_one_time_stamp() {
     eventually("the memberships", || {
         [joined.into(), group_v6.into()].iter().all(|group| is_member(&segment, *group))
     });
-    std::thread::sleep(Duration::from_secs(1));
+    // The bridge floods until all ports have had time to answer its queries of IGMP and of MLD.
+    for (socket, group) in [(&member, joined.into()), (&member_v6, IpAddr::V6(group_v6))] {
+        ask(socket);
+        eventually("the bridge to know the members", || {
+            socket.send_to(&[0; 64], (group, 5000)).unwrap();
+            all_stamps(socket) == 1
+        });
+    }
 
     let link_local = Ipv4Addr::new(224, 0, 0, 107);
     let groups: [IpAddr; 4] =
         [joined.into(), group_v6.into(), link_local.into(), [239, 9, 9, 9].into()];
     for group in groups {
         let socket = if group.is_ipv4() { &member } else { &member_v6 };
-        ask(socket);
         socket.send_to(&[0; 64], (group, 5000)).unwrap();
         assert_eq!(all_stamps(socket), 1, "{group}");
     }
