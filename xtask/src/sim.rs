@@ -1,5 +1,4 @@
-//! `cargo xtask sim`: simulates whole clusters, one for each seed; see
-//! `crates/consensus/src/simulation`.
+//! `cargo xtask sim`: simulates whole clusters, one for each seed; see `crates/simulation`.
 
 use std::process::ExitCode;
 
@@ -7,7 +6,7 @@ use anyhow::{Context, Result};
 use shoutd_tooling::programs;
 
 /// The test that runs the simulations.
-const TEST: &str = "simulation::tests::seeds";
+const TEST: &str = "seeds::seeds";
 
 /// Which simulations to run.
 #[derive(Debug, clap::Args)]
@@ -33,16 +32,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         arguments.seed.map_or((arguments.first, arguments.seeds), |seed| (seed, 1));
     let mut command = programs::cargo();
     command
-        .args([
-            "test",
-            "--package",
-            "shoutd-consensus",
-            "--lib",
-            "--",
-            "--exact",
-            TEST,
-            "--nocapture",
-        ])
+        .args(["test", "--workspace", "--test", "simulation", "--", "--exact", TEST, "--nocapture"])
         .env("SHOUTD_SIM_FIRST", first.to_string())
         .env("SHOUTD_SIM_SEEDS", count.to_string());
     if arguments.seed.is_some() {

@@ -37,7 +37,7 @@ const OF_THE_MACHINE: [&str; 2] = ["e2e_programs", "e2e_router"];
 const WITHOUT_ENGINE: [&str; 1] = ["e2e_kernel"];
 
 /// Arguments of `cargo test` for the quick tests.
-const QUICK: [&str; 11] = [
+const QUICK: [&str; 8] = [
     "--quiet",
     "--workspace",
     "--exclude",
@@ -46,9 +46,6 @@ const QUICK: [&str; 11] = [
     "shoutd-lab",
     "--lib",
     "--bins",
-    "--",
-    "--skip",
-    "simulation",
 ];
 
 /// Failure lines of each kind of tests that are repeated at the end.

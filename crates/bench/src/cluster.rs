@@ -14,9 +14,9 @@ use shoutd_tooling::terminal::{show_output, show_progress, show_verdict};
 use super::announcements::{Count, Mesh};
 use super::machine_facts::Facts;
 
-/// The test that simulates one size (`crates/consensus/src/simulation/growth.rs`), and the prefix
-/// of its figures.
-const TEST: &str = "simulation::growth::growth";
+/// The test that simulates one size (`crates/simulation/tests/simulation/growth.rs`), and the
+/// prefix of its figures.
+const TEST: &str = "growth::growth";
 const MARK: &str = "growth: ";
 
 /// The page's text before the figures.
@@ -97,9 +97,9 @@ fn simulate(hosts: u16) -> Result<Figures> {
         .args([
             "test",
             "--quiet",
-            "--package",
-            "shoutd-consensus",
-            "--lib",
+            "--workspace",
+            "--test",
+            "simulation",
             "--",
             "--exact",
             TEST,

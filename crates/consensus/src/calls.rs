@@ -14,8 +14,8 @@ pub(crate) enum Calls {
     /// The client of `shoutd-peer`.
     Peers(Client),
     /// A simulated network.
-    #[cfg(test)]
-    Simulated(crate::simulation::Port),
+    #[cfg(feature = "testing")]
+    Simulated(std::sync::Arc<dyn crate::testing::Transport>),
 }
 
 impl Calls {
@@ -23,8 +23,8 @@ impl Calls {
     pub fn identity(&self) -> &Identity {
         match self {
             Self::Peers(client) => client.identity(),
-            #[cfg(test)]
-            Self::Simulated(port) => &port.identity,
+            #[cfg(feature = "testing")]
+            Self::Simulated(transport) => transport.identity(),
         }
     }
 
@@ -42,9 +42,15 @@ impl Calls {
                 client.call_host(host, address, path, request, deadline).await
             }
             (Self::Peers(client), None) => client.call(address, path, request, deadline).await,
-            #[cfg(test)]
-            (Self::Simulated(port), host) => {
-                port.call(host, address, path, request, deadline).await
+            #[cfg(feature = "testing")]
+            (Self::Simulated(transport), host) => {
+                let malformed = |error: serde_json::Error| CallError::Malformed {
+                    address,
+                    reason: error.to_string(),
+                };
+                let body = serde_json::to_vec(request).map_err(malformed)?;
+                let answer = transport.call(host, address, path, body, deadline).await?;
+                serde_json::from_slice(&answer).map_err(malformed)
             }
         }
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 /// The time since 1970 by this host's clock; zero if the clock is set to an earlier time.
 pub(crate) fn since_1970() -> Duration {
-    #[cfg(test)]
-    if let Some(simulated) = crate::simulation::wall_clock() {
+    #[cfg(feature = "testing")]
+    if let Some(simulated) = crate::testing::wall_clock() {
         return simulated;
     }
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()

@@ -8,6 +8,9 @@
 //! - [`recover`] and [`restore`] make one host the only one of its cluster, when the others or
 //!   their data are lost.
 //! - [`LocalStore`] keeps this host's own state, in a file of its own.
+//!
+//! With the feature `testing`, which no program of shoutd has, the module `testing` lets a
+//! simulation replace what surrounds a node.
 
 mod admission;
 mod backup;
@@ -34,11 +37,11 @@ mod removal;
 mod removal_notice;
 mod rollback;
 mod router;
-#[cfg(test)]
-mod simulation;
 mod snapshot_chunks;
 mod status;
 mod store;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod wire;
 
 pub use admission::{FoundError, JoinError};

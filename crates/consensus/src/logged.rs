@@ -16,7 +16,7 @@ pub const STATE_VERSION: u32 = 2;
 
 /// A command of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Logged {
+pub enum Logged {
     /// This build can apply it.
     Known(Command),
     /// This build cannot apply it.
@@ -25,7 +25,7 @@ pub(crate) enum Logged {
 
 /// A command of a newer build.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unknown {
+pub struct Unknown {
     version: u32,
     why: String,
     raw: Value,
@@ -55,12 +55,15 @@ struct Envelope<T> {
 }
 
 /// Wraps content in the current version.
-pub(crate) fn enclose<T: Serialize>(content: T) -> impl Serialize {
+pub fn enclose<T: Serialize>(content: T) -> impl Serialize {
     Envelope { v: STATE_VERSION, content }
 }
 
 /// Unwraps an envelope, if this build understands its content.
-pub(crate) fn disclose<T: DeserializeOwned>(raw: Value) -> Result<T, Unknown> {
+///
+/// # Errors
+/// The content as it is, if this build does not understand it.
+pub fn disclose<T: DeserializeOwned>(raw: Value) -> Result<T, Unknown> {
     let unknown = |version, why: String, raw| Unknown { version, why, raw };
     let envelope = match Envelope::<Value>::deserialize(&raw) {
         Ok(envelope) => envelope,

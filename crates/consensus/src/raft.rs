@@ -1,4 +1,5 @@
-//! The types and the configuration for openraft, private to this crate.
+//! The types and the configuration for openraft, private to this crate, except for a simulation
+//! (see `testing`).
 
 use std::io::Cursor;
 use std::time::Duration;
@@ -11,15 +12,15 @@ use shoutd_core::cluster::{Outcome, Refusal};
 use crate::logged::Logged;
 
 /// The clock, timers and tasks of consensus.
-#[cfg(not(test))]
+#[cfg(not(feature = "testing"))]
 pub(crate) type Runtime = openraft::TokioRuntime;
-/// Those of the simulation, which are driven by a seed.
-#[cfg(test)]
-pub(crate) use crate::simulation::Runtime;
+/// Those of a simulation, where there is one.
+#[cfg(feature = "testing")]
+pub use crate::testing::Runtime;
 
 openraft::declare_raft_types!(
     /// Our types, by openraft's names.
-    pub(crate) Types:
+    pub Types:
         D = Logged,
         R = Answer,
         NodeId = u64,
@@ -30,18 +31,25 @@ openraft::declare_raft_types!(
 );
 
 pub(crate) type Raft = openraft::Raft<Types>;
-pub(crate) type Entry = openraft::Entry<Types>;
-pub(crate) type LogId = openraft::LogId<u64>;
-pub(crate) type Vote = openraft::Vote<u64>;
-pub(crate) type StoredMembership = openraft::StoredMembership<u64, openraft::BasicNode>;
-pub(crate) type SnapshotMeta = openraft::SnapshotMeta<u64, openraft::BasicNode>;
-pub(crate) type Snapshot = openraft::Snapshot<Types>;
+/// A log entry.
+pub type Entry = openraft::Entry<Types>;
+/// Leader and index of a log entry.
+pub type LogId = openraft::LogId<u64>;
+/// A vote.
+pub type Vote = openraft::Vote<u64>;
+/// The Raft membership, and where the log has it.
+pub type StoredMembership = openraft::StoredMembership<u64, openraft::BasicNode>;
+/// What a snapshot includes.
+pub type SnapshotMeta = openraft::SnapshotMeta<u64, openraft::BasicNode>;
+/// A snapshot.
+pub type Snapshot = openraft::Snapshot<Types>;
 pub(crate) type Metrics = openraft::RaftMetrics<u64, openraft::BasicNode>;
-pub(crate) type StorageError = openraft::StorageError<u64>;
+/// A failure of the store, for openraft.
+pub type StorageError = openraft::StorageError<u64>;
 
 /// The result of applying a log entry; `None` for openraft's own entries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Answer(pub Option<Result<Outcome, Refusal>>);
+pub struct Answer(pub Option<Result<Outcome, Refusal>>);
 
 /// The host with this id; `None` for zero, which openraft uses for "no node".
 pub(crate) fn host(id: u64) -> Option<HostId> {
@@ -80,7 +88,7 @@ const ENTRIES_KEPT: u64 = 500;
 const ENTRIES_PER_MESSAGE: u64 = 128;
 
 /// openraft's configuration.
-pub(crate) fn config() -> Config {
+pub fn config() -> Config {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Config {
         cluster_name: "shoutd".to_owned(),

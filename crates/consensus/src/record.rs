@@ -15,8 +15,8 @@ pub(crate) enum Record {
     /// On disk.
     File(DatabaseFile),
     /// On a simulated disk.
-    #[cfg(test)]
-    Simulated(crate::simulation::Disk),
+    #[cfg(feature = "testing")]
+    Simulated(std::sync::Arc<dyn crate::testing::Records>),
 }
 
 impl Record {
@@ -29,10 +29,8 @@ impl Record {
     ) -> Result<StoredIdentity, StoreError> {
         match self {
             Self::File(file) => store::record_cluster(file, cluster, founder, epoch).await,
-            #[cfg(test)]
-            Self::Simulated(disk) => {
-                disk.record_cluster(cluster, founder, epoch).await.map_err(StoreError::from)
-            }
+            #[cfg(feature = "testing")]
+            Self::Simulated(records) => records.record_cluster(cluster, founder, epoch).await,
         }
     }
 
@@ -40,8 +38,8 @@ impl Record {
     pub async fn identity(&self) -> Result<StoredIdentity, StoreError> {
         match self {
             Self::File(file) => store::read_identity(file).await,
-            #[cfg(test)]
-            Self::Simulated(disk) => Ok(disk.read(|contents| contents.identity)),
+            #[cfg(feature = "testing")]
+            Self::Simulated(records) => Ok(records.identity()),
         }
     }
 
@@ -52,10 +50,8 @@ impl Record {
     ) -> Result<(), StoreError> {
         match self {
             Self::File(file) => store::record_removal_notice(file, removal_notice).await,
-            #[cfg(test)]
-            Self::Simulated(disk) => {
-                disk.record_removal_notice(removal_notice).await.map_err(StoreError::from)
-            }
+            #[cfg(feature = "testing")]
+            Self::Simulated(records) => records.record_removal_notice(removal_notice).await,
         }
     }
 
@@ -63,7 +59,7 @@ impl Record {
     pub fn path(&self) -> &Path {
         match self {
             Self::File(file) => file.path(),
-            #[cfg(test)]
+            #[cfg(feature = "testing")]
             Self::Simulated(_) => Path::new("simulated/disk"),
         }
     }
@@ -72,8 +68,8 @@ impl Record {
     pub fn fault(&self) -> Option<String> {
         match self {
             Self::File(file) => file.fault(),
-            #[cfg(test)]
-            Self::Simulated(disk) => disk.fault(),
+            #[cfg(feature = "testing")]
+            Self::Simulated(records) => records.fault(),
         }
     }
 
@@ -81,10 +77,8 @@ impl Record {
     pub async fn log_id_at(&self, index: u64) -> Option<LogId> {
         match self {
             Self::File(file) => store::log_id_at(file, index).await.ok().flatten(),
-            #[cfg(test)]
-            Self::Simulated(disk) => {
-                disk.read(|contents| contents.log.get(&index).map(|entry| entry.log_id))
-            }
+            #[cfg(feature = "testing")]
+            Self::Simulated(records) => records.log_id_at(index),
         }
     }
 
@@ -92,7 +86,7 @@ impl Record {
     pub fn condemn(&self, reason: String) {
         match self {
             Self::File(file) => file.condemn(reason),
-            #[cfg(test)]
+            #[cfg(feature = "testing")]
             Self::Simulated(_) => {}
         }
     }
@@ -101,7 +95,7 @@ impl Record {
     pub fn stop_waiting(&self) {
         match self {
             Self::File(file) => file.stop_waiting(),
-            #[cfg(test)]
+            #[cfg(feature = "testing")]
             Self::Simulated(_) => {}
         }
     }
@@ -110,7 +104,7 @@ impl Record {
     pub fn close(&self) {
         match self {
             Self::File(file) => file.close(),
-            #[cfg(test)]
+            #[cfg(feature = "testing")]
             Self::Simulated(_) => {}
         }
     }

@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 /// Why a host has left the cluster. It is final: a host id never comes back.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(crate) enum RemovalNotice {
+pub enum RemovalNotice {
     /// It was removed.
     Removed {
         /// When, as the time since 1970, if known.

@@ -11,7 +11,8 @@ use crate::logged::Logged;
 use crate::removal_notice::RemovalNotice;
 use crate::status::ConsensusStatus;
 
-pub(crate) const APPEND: &str = "/v1/raft/append";
+/// The path of openraft's messages from the leader.
+pub const APPEND: &str = "/v1/raft/append";
 pub(crate) const VOTE: &str = "/v1/raft/vote";
 pub(crate) const SNAPSHOT: &str = "/v1/raft/snapshot";
 pub(crate) const PROPOSE: &str = "/v1/propose";

@@ -108,7 +108,7 @@ fn entries(
 /// The vote that a host starts with. openraft would let a former leader continue as leader of its
 /// term. After a rollback it could then write other entries at the indices of those that it lost,
 /// with the same term, which Raft cannot detect. So it must be elected again.
-pub(crate) fn vote_at_start(vote: Vote, me: u64) -> Vote {
+pub fn vote_at_start(vote: Vote, me: u64) -> Vote {
     match vote.leader_id().voted_for() {
         Some(leader) if leader == me => Vote::new(vote.leader_id().term, me),
         _ => vote,

@@ -22,7 +22,7 @@ pub(super) const SNAPSHOT: &str = "snapshot";
 
 /// The receivers of the state machine's channels.
 #[derive(Debug, Clone)]
-pub(crate) struct Published {
+pub struct Published {
     /// The state after the last entry.
     pub cluster: watch::Receiver<Arc<Cluster>>,
     /// The number of applied entries: the index of the last plus one. Changes after `cluster` does.

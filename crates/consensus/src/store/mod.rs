@@ -15,10 +15,11 @@ pub(crate) use alone::{contents, stand_alone};
 pub use error::{StoreError, remedy};
 pub(crate) use file::DatabaseFile;
 pub use local::LocalStore;
-#[cfg(test)]
-pub(crate) use log::vote_at_start;
+#[cfg(feature = "testing")]
+pub use log::vote_at_start;
 pub(crate) use log::{LogStore, log_id_at};
-pub(crate) use machine::{Machine, Published};
+pub(crate) use machine::Machine;
+pub use machine::Published;
 use serde::{Deserialize, Serialize};
 use shoutd_core::{ClusterId, HostId};
 

@@ -310,7 +310,7 @@ impl Simulation {
                 for host in members {
                     let Some(agent) = host.agent() else { return false };
                     leaders.push(agent.node.leader());
-                    let applied = agent.node.published.applied.borrow().checked_sub(1);
+                    let applied = agent.node.applied();
                     all &= agent.is_member()
                         && applied == checks.last_index()
                         && agent.plan().is_empty();

@@ -4,7 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
+use shoutd_consensus::testing::{Entry, LogId, Records, RemovalNotice, SnapshotMeta, Vote};
+use shoutd_consensus::{StoreError, StoredIdentity};
 use shoutd_core::local::Local;
 use shoutd_core::{ClusterId, HostId};
 use tokio::sync::mpsc::UnboundedSender;
@@ -12,10 +15,6 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Bug;
 use super::chance::Chance;
-use crate::StoreError;
-use crate::raft::{Entry, LogId, SnapshotMeta, Vote};
-use crate::removal_notice::RemovalNotice;
-use crate::store::StoredIdentity;
 
 /// The change of one transaction.
 #[derive(Debug, Clone)]
@@ -245,37 +244,6 @@ impl Disk {
         self.write(Change::Purge(upto)).await
     }
 
-    /// The real store's `record_cluster`.
-    pub async fn record_cluster(
-        &self,
-        cluster: ClusterId,
-        founder: bool,
-        epoch: u64,
-    ) -> Result<StoredIdentity, DiskFailed> {
-        let _turn = self.turn.lock().await;
-        let mut identity = self.read(|contents| contents.identity);
-        if identity.cluster.is_none() {
-            identity.cluster = Some(cluster);
-            identity.founder = founder;
-            identity.epoch = epoch;
-            self.write_next(Change::Identity(identity)).await?;
-        }
-        Ok(identity)
-    }
-
-    /// The real store's `record_removal_notice`.
-    pub async fn record_removal_notice(
-        &self,
-        removal_notice: RemovalNotice,
-    ) -> Result<(), DiskFailed> {
-        self.write(Change::RemovalNotice(removal_notice)).await
-    }
-
-    /// The real store's `fault`.
-    pub fn fault(&self) -> Option<String> {
-        self.state().failing.then(|| DiskFailed.to_string())
-    }
-
     /// A power failure: of the unsynced writes a prefix may have reached the disk.
     pub fn crash(&mut self) {
         self.turn = Arc::default();
@@ -296,5 +264,49 @@ impl Disk {
 
     pub fn set_failing(&self, failing: bool) {
         self.state().failing = failing;
+    }
+}
+
+impl Records for Disk {
+    fn identity(&self) -> StoredIdentity {
+        self.read(|contents| contents.identity)
+    }
+
+    fn removal_notice(&self) -> Option<RemovalNotice> {
+        self.read(|contents| contents.removal_notice.clone())
+    }
+
+    fn record_cluster(
+        &self,
+        cluster: ClusterId,
+        founder: bool,
+        epoch: u64,
+    ) -> BoxFuture<'_, Result<StoredIdentity, StoreError>> {
+        Box::pin(async move {
+            let _turn = self.turn.lock().await;
+            let mut identity = self.identity();
+            if identity.cluster.is_none() {
+                identity.cluster = Some(cluster);
+                identity.founder = founder;
+                identity.epoch = epoch;
+                self.write_next(Change::Identity(identity)).await?;
+            }
+            Ok(identity)
+        })
+    }
+
+    fn record_removal_notice(
+        &self,
+        notice: RemovalNotice,
+    ) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { Ok(self.write(Change::RemovalNotice(notice)).await?) })
+    }
+
+    fn fault(&self) -> Option<String> {
+        self.state().failing.then(|| DiskFailed.to_string())
+    }
+
+    fn log_id_at(&self, index: u64) -> Option<LogId> {
+        self.read(|contents| contents.log.get(&index).map(|entry| entry.log_id))
     }
 }

@@ -6,15 +6,14 @@ use std::time::Duration;
 
 use openraft::EntryPayload;
 use parking_lot::{Mutex, MutexGuard};
+use shoutd_consensus::ProposeError;
+use shoutd_consensus::testing::{Answer, Entry, LogId, Logged, Types};
 use shoutd_core::HostId;
 use shoutd_core::cluster::{Cluster, Command, Outcome};
 use shoutd_core::local::Local;
 use tokio::time::Instant;
 
 use super::chance::mixed;
-use crate::ProposeError;
-use crate::logged::Logged;
-use crate::raft::{Answer, Entry, LogId, Types};
 
 /// The checks of all hosts of a simulation. Clones share the state.
 #[derive(Debug, Clone)]

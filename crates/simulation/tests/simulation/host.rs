@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use openraft::{Config, SnapshotPolicy};
 use parking_lot::Mutex;
+use shoutd_consensus::testing::{Node, Surroundings, config};
+use shoutd_consensus::{Settings, Timeouts};
 use shoutd_core::{ClusterId, HostId};
 use shoutd_peer::Identity;
-use tokio::sync::Notify;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::time::{Instant, sleep};
 
@@ -21,18 +22,6 @@ use super::disk::Disk;
 use super::net::{Listener, Net, Port};
 use super::runtime::{self, Owner};
 use super::store::{Log, Machine};
-use crate::Settings;
-use crate::calls::Calls;
-use crate::network::Network;
-use crate::node::Node;
-use crate::participation::Participation;
-use crate::peer_health::PeerHealth;
-use crate::pre_vote::pre_vote;
-use crate::raft::{Raft, config};
-use crate::record::Record;
-use crate::rollback::Rollback;
-use crate::wire::Sender;
-use crate::{Timeouts, maintenance, router};
 
 /// How a host enters its cluster.
 #[derive(Debug, Clone)]
@@ -109,12 +98,8 @@ impl Host {
 
     /// Whether its consensus has stopped, as it does when the disk fails.
     pub fn has_stopped(&self) -> bool {
-        let stopped = |agent: Arc<Agent>| {
-            // A removed host stays stopped.
-            let is_removed = agent.node.participation.removal_notice().is_some();
-            !is_removed && agent.node.raft.metrics().borrow().running_state.is_err()
-        };
-        self.agent().is_some_and(stopped)
+        // A removed host stays stopped.
+        self.agent().is_some_and(|agent| !agent.node.has_left() && agent.node.has_stopped())
     }
 
     pub fn start(&mut self) {
@@ -138,14 +123,11 @@ impl Host {
             };
             let (net, checks) = (world.net.clone(), world.checks.clone());
             let chance = Chance::new(mixed(world.seed, owner), "agent");
-            let running = Arc::new(Agent::new(Arc::clone(&node), disk, world, chance));
-            let router = router::router(Arc::clone(&node)).merge(running.router());
-            net.listen(address, Listener { owner, identity: node.identity.clone(), router });
+            let running = Arc::new(Agent::new(node.clone(), disk, world, chance));
+            let router = node.router().merge(running.router());
+            net.listen(address, Listener { owner, identity: node.identity().clone(), router });
             *agent.lock() = Some(Arc::clone(&running));
-            runtime::spawn(owner, pre_vote(Arc::clone(&node)));
-            runtime::spawn(owner, maintenance::depart(Arc::clone(&node)));
-            runtime::spawn(owner, maintenance::lead(Arc::clone(&node)));
-            runtime::spawn(owner, maintenance::represent(Arc::clone(&node)));
+            node.duties().into_iter().for_each(|duty| runtime::spawn(owner, duty));
             enter(&node, &entry, &checks).await;
             running.run(owner).await;
         });
@@ -168,50 +150,21 @@ pub(crate) fn address_of(number: u16) -> SocketAddr {
 }
 
 /// As `Consensus::start`.
-async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Option<Arc<Node>> {
-    let recorded = disk.read(|contents| contents.identity);
-    let identity = Identity::new(id, recorded.cluster);
+async fn run(id: HostId, address: SocketAddr, disk: Disk, world: &World) -> Option<Node> {
+    let identity = Identity::new(id, disk.read(|contents| contents.identity).cluster);
     let (machine, published) = Machine::open(id, disk.clone(), world.checks.clone(), world.bug);
-    let calls =
-        Calls::Simulated(Port { net: world.net.clone(), identity: identity.clone(), address });
-    let participation = Arc::new(Participation::new(
-        recorded.epoch,
-        disk.read(|contents| contents.removal_notice.clone()),
-    ));
-    let own = Sender { address, run: runtime::current().unwrap_or_default() };
-    let peer_health = Arc::new(PeerHealth::new(
-        calls.clone(),
-        own,
-        published.cluster.clone(),
-        Arc::clone(&participation),
-    ));
-    let network = Network {
-        me: id.get(),
-        peer_health: Arc::clone(&peer_health),
-        participation: Arc::clone(&participation),
-    };
-    let raft = Raft::new(id.get(), Arc::clone(&world.config), network, Log(disk.clone()), machine)
-        .await
-        .ok()?;
-    let settings = Settings { advertise: address, name: format!("h{}", id.get()) };
-    let patience = Timeouts { voter_away: Duration::from_secs(mixed(world.seed, 1) % 20 + 2) };
-    Some(Arc::new(Node {
-        identity,
-        settings,
-        calls,
-        patience,
-        participation,
-        peer_health,
-        raft,
+    Node::start(Surroundings {
+        settings: Settings { advertise: address, name: format!("h{}", id.get()) },
+        timeouts: Timeouts { voter_away: Duration::from_secs(mixed(world.seed, 1) % 20 + 2) },
+        run: runtime::current().unwrap_or_default(),
+        config: Arc::clone(&world.config),
+        transport: Arc::new(Port { net: world.net.clone(), identity, address }),
+        records: Arc::new(disk.clone()),
+        log: Log(disk),
+        machine,
         published,
-        members_wanted: Notify::new(),
-        leaving: Mutex::default(),
-        record: Record::Simulated(disk),
-        rollback: Rollback::default(),
-        started: Instant::now(),
-        leader_heard: Mutex::default(),
-        snapshot_chunks: tokio::sync::Mutex::default(),
-    }))
+    })
+    .await
 }
 
 /// The real configuration except for snapshots: a simulation is too short for a thousand entries.
@@ -229,7 +182,7 @@ pub(super) fn small(seed: u64) -> Config {
 }
 
 /// As the daemon does it: retries until the host is a member.
-async fn enter(node: &Arc<Node>, entry: &Entry, checks: &Checks) {
+async fn enter(node: &Node, entry: &Entry, checks: &Checks) {
     loop {
         let entered = match entry {
             Entry::Founds => {

@@ -12,6 +12,10 @@ use openraft::{
     AnyError, EntryPayload, LogState, OptionalSend, RaftLogReader, RaftSnapshotBuilder,
     StorageIOError,
 };
+use shoutd_consensus::testing::{
+    Answer, Entry, LogId, Logged, Published, Snapshot, SnapshotMeta, StorageError,
+    StoredMembership, Types, Vote, disclose, enclose, vote_at_start,
+};
 use shoutd_core::HostId;
 use shoutd_core::cluster::{Cluster, Command, Outcome, Refusal};
 use tokio::sync::watch;
@@ -19,11 +23,6 @@ use tokio::sync::watch;
 use super::Bug;
 use super::checks::Checks;
 use super::disk::{Change, Contents, Disk, DiskFailed};
-use crate::logged::{Logged, disclose, enclose};
-use crate::raft::{
-    Answer, Entry, LogId, Snapshot, SnapshotMeta, StorageError, StoredMembership, Types, Vote,
-};
-use crate::store::{Published, vote_at_start};
 
 fn failed(error: DiskFailed) -> StorageError {
     StorageIOError::write_logs(AnyError::new(&error)).into()

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use shoutd_consensus::testing::config;
 use shoutd_core::advertise::{Content, InboundSession, OutboundSession};
 use shoutd_core::cluster::Command;
 use shoutd_core::limits::BEAT_INTERVAL;
@@ -17,7 +18,6 @@ use super::checks::Checks;
 use super::host::{Entry, Host, World, address_of, set_clocks};
 use super::net::{Net, Sent};
 use super::{runtime, user};
-use crate::raft::config;
 
 /// The default number of hosts.
 const HOSTS: u16 = 7;

@@ -8,24 +8,23 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use openraft::{AsyncRuntime, OptionalSend, TokioRuntime};
 use parking_lot::Mutex;
+use shoutd_consensus::testing::{self, Work, set_executor};
 use tokio::sync::oneshot;
 use tokio::task::coop::unconstrained;
 
-use super::chance::{Chance, ElectionChance};
+use super::chance::Chance;
+use super::host;
 
 /// The process that a task belongs to, whose crash ends it. Zero is the simulation itself.
 pub(crate) type Owner = u64;
 
 type TaskId = u64;
-type Work = Pin<Box<dyn Future<Output = ()>>>;
 
 thread_local! {
     static EXECUTOR: RefCell<Option<Rc<Executor>>> = const { RefCell::new(None) };
@@ -112,6 +111,20 @@ impl Executor {
     }
 }
 
+impl testing::Executor for Executor {
+    fn spawn(&self, work: Work) {
+        self.spawn(self.running.get(), work);
+    }
+
+    fn draw(&self) -> u64 {
+        self.elections.borrow_mut().next()
+    }
+
+    fn wall_clock(&self) -> Option<Duration> {
+        host::wall_clock()
+    }
+}
+
 /// Runs a simulation with this seed to its end.
 pub(crate) fn run<T: 'static>(seed: u64, simulation: impl Future<Output = T> + 'static) -> T {
     let executor = Rc::new(Executor {
@@ -126,6 +139,7 @@ pub(crate) fn run<T: 'static>(seed: u64, simulation: impl Future<Output = T> + '
     struct Cleanup;
     impl Drop for Cleanup {
         fn drop(&mut self) {
+            set_executor(None);
             let executor = EXECUTOR.take();
             if let Some(executor) = executor {
                 let tasks = executor.tasks.take();
@@ -134,6 +148,7 @@ pub(crate) fn run<T: 'static>(seed: u64, simulation: impl Future<Output = T> + '
         }
     }
     EXECUTOR.set(Some(Rc::clone(&executor)));
+    set_executor(Some(Rc::<Executor>::clone(&executor)));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .start_paused(true)
@@ -188,80 +203,4 @@ pub(crate) fn kill(owner: Owner) {
 /// The owner of the task that runs now, within a simulation.
 pub(super) fn current() -> Option<Owner> {
     executor().map(|executor| executor.running.get())
-}
-
-/// A random number for openraft's elections.
-pub(super) fn draw() -> u64 {
-    executor().map_or(0, |executor| executor.elections.borrow_mut().next())
-}
-
-/// openraft's runtime in unit tests: the simulation's within one, otherwise tokio's.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Runtime;
-
-/// Waits for a task.
-pub(crate) type Joined<T> = oneshot::Receiver<T>;
-
-impl AsyncRuntime for Runtime {
-    type JoinError = oneshot::error::RecvError;
-    type JoinHandle<T: OptionalSend + 'static> = Joined<T>;
-    type Sleep = <TokioRuntime as AsyncRuntime>::Sleep;
-    type Instant = <TokioRuntime as AsyncRuntime>::Instant;
-    type TimeoutError = <TokioRuntime as AsyncRuntime>::TimeoutError;
-    type Timeout<R, T: Future<Output = R> + OptionalSend> =
-        <TokioRuntime as AsyncRuntime>::Timeout<R, T>;
-    type ThreadLocalRng = ElectionChance;
-    type OneshotSender<T: OptionalSend> = <TokioRuntime as AsyncRuntime>::OneshotSender<T>;
-    type OneshotReceiverError = <TokioRuntime as AsyncRuntime>::OneshotReceiverError;
-    type OneshotReceiver<T: OptionalSend> = <TokioRuntime as AsyncRuntime>::OneshotReceiver<T>;
-
-    fn spawn<T>(future: T) -> Joined<T::Output>
-    where
-        T: Future + OptionalSend + 'static,
-        T::Output: OptionalSend + 'static,
-    {
-        let (sender, receiver) = oneshot::channel();
-        let work = async move {
-            let _ = sender.send(future.await);
-        };
-        match executor() {
-            Some(executor) => executor.spawn(executor.running.get(), Box::pin(unconstrained(work))),
-            None => drop(tokio::spawn(work)),
-        }
-        receiver
-    }
-
-    fn sleep(duration: Duration) -> Self::Sleep {
-        TokioRuntime::sleep(duration)
-    }
-
-    fn sleep_until(deadline: Self::Instant) -> Self::Sleep {
-        TokioRuntime::sleep_until(deadline)
-    }
-
-    fn timeout<R, F: Future<Output = R> + OptionalSend>(
-        duration: Duration,
-        future: F,
-    ) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout(duration, future)
-    }
-
-    fn timeout_at<R, F: Future<Output = R> + OptionalSend>(
-        deadline: Self::Instant,
-        future: F,
-    ) -> Self::Timeout<R, F> {
-        TokioRuntime::timeout_at(deadline, future)
-    }
-
-    fn is_panic(_: &Self::JoinError) -> bool {
-        false
-    }
-
-    fn thread_rng() -> ElectionChance {
-        ElectionChance
-    }
-
-    fn oneshot<T: OptionalSend>() -> (Self::OneshotSender<T>, Self::OneshotReceiver<T>) {
-        TokioRuntime::oneshot()
-    }
 }

@@ -4,7 +4,13 @@
 //! Real are the state machine, the membership, the leases, the forwarding of commands to the
 //! leader, the messages between peers, and openraft. Simulated are their surroundings: tasks and
 //! time ([`runtime`]), messages ([`net`]), disks ([`disk`], [`store`]), and the rest of the daemon
-//! ([`agent`], [`user`]).
+//! ([`agent`], [`user`]). `shoutd_consensus::testing` is what joins the two.
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::expect_used,
+    reason = "tests say what they expect by failing"
+)]
 
 mod agent;
 mod chance;
@@ -15,14 +21,9 @@ mod host;
 mod net;
 mod runtime;
 mod scenario;
+mod seeds;
 mod store;
-mod tests;
 mod user;
-
-pub(crate) use disk::Disk;
-pub(crate) use host::wall_clock;
-pub(crate) use net::Port;
-pub(crate) use runtime::Runtime;
 
 /// A bug that a test puts back, to check that the simulation finds it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

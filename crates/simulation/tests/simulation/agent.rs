@@ -11,6 +11,8 @@ use axum::routing::post;
 use axum::{Extension, Json, Router};
 use ipnet::IpNet;
 use parking_lot::Mutex;
+use shoutd_consensus::ProposeError;
+use shoutd_consensus::testing::Node;
 use shoutd_core::cluster::{Cluster, Command, Network, Outcome, WantedAddress};
 use shoutd_core::local::{Endpoint, Local, Reservation};
 use shoutd_core::stock::plan_leases;
@@ -25,9 +27,6 @@ use super::disk::{Change, Disk};
 use super::host::World;
 use super::runtime::{self, Owner};
 use super::user;
-use crate::ProposeError;
-use crate::node::Node;
-use crate::wire::Errand;
 
 /// As in the daemon: how often leases are planned, and how long a change of them may take.
 const PERIOD: Duration = Duration::from_secs(5);
@@ -49,7 +48,7 @@ const TRIES_MAX: usize = 3;
 
 /// The rest of the daemon.
 pub(crate) struct Agent {
-    pub node: Arc<Node>,
+    pub node: Node,
     pub world: World,
     pub chance: Mutex<Chance>,
     disk: Disk,
@@ -65,7 +64,7 @@ pub(crate) struct Agent {
 pub(crate) struct Undone;
 
 impl Agent {
-    pub fn new(node: Arc<Node>, disk: Disk, world: World, chance: Chance) -> Self {
+    pub fn new(node: Node, disk: Disk, world: World, chance: Chance) -> Self {
         let local = watch::Sender::new(disk.read(|contents| Arc::clone(&contents.local)));
         world.checks.uses(node.me(), &local.borrow());
         let (chance, writing, gate) =
@@ -140,8 +139,7 @@ impl Agent {
     /// Keeps the leases of this host up to date.
     async fn follow(&self) {
         let mut tick = interval(PERIOD);
-        let (mut cluster, mut memory) =
-            (self.node.published.cluster.clone(), self.local.subscribe());
+        let (mut cluster, mut memory) = (self.node.clusters(), self.local.subscribe());
         loop {
             let changed = tokio::select! {
                 biased;
@@ -226,7 +224,7 @@ impl Agent {
 
     /// `shoutdctl remove`. Returns whether a retry is useless.
     pub async fn remove(&self, host: HostId) -> bool {
-        let removed = self.node.run_errand(Errand::Remove(host), PATIENCE).await;
+        let removed = self.node.remove(host, PATIENCE).await;
         self.world.checks.note(format!("host {}: remove {host} -> {removed:?}", self.me()));
         let is_removed = self.node.cluster().admissions.removed.contains_key(&host);
         if removed.is_ok() && !is_removed {
@@ -283,12 +281,7 @@ impl Agent {
             .ok_or(Undone)?;
         let located = cluster.hosts.get(&holder).ok_or(Undone)?.address;
         let request = (network.clone(), address);
-        match self
-            .node
-            .peer_health
-            .call::<_, bool>(holder, located, YIELD, &request, YIELD_DEADLINE)
-            .await
-        {
+        match self.node.call::<_, bool>(holder, located, YIELD, &request, YIELD_DEADLINE).await {
             Ok(true) => self.claim(network, WantedAddress::Exactly(address)).await,
             _ => Err(Undone),
         }

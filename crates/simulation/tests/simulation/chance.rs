@@ -3,8 +3,6 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use rand_0_8::{Error, RngCore};
-
 /// A stream of random numbers (Sebastiano Vigna's `SplitMix64`). Streams with different names are
 /// independent, so that one more draw in one place does not change all the others.
 #[derive(Debug, Clone)]
@@ -59,27 +57,4 @@ impl Chance {
 /// Hashes two numbers to one.
 pub(crate) fn mixed(a: u64, b: u64) -> u64 {
     Chance(a ^ b.wrapping_mul(0xff51_afd7_ed55_8ccd)).next()
-}
-
-/// The source of openraft's election time-outs.
-#[derive(Debug)]
-pub(crate) struct ElectionChance;
-
-impl RngCore for ElectionChance {
-    fn next_u32(&mut self) -> u32 {
-        u32::try_from(self.next_u64() >> 32).unwrap()
-    }
-
-    fn next_u64(&mut self) -> u64 {
-        super::runtime::draw()
-    }
-
-    fn fill_bytes(&mut self, bytes: &mut [u8]) {
-        bytes.iter_mut().for_each(|byte| *byte = self.next_u64().to_le_bytes()[0]);
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Error> {
-        self.fill_bytes(bytes);
-        Ok(())
-    }
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::http::{Method, Request, StatusCode, header};
+use futures::future::BoxFuture;
 use parking_lot::{Mutex, MutexGuard};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
+use shoutd_consensus::testing::{APPEND, Transport, Vote};
 use shoutd_core::{ClusterId, HostId};
 use shoutd_peer::{CallError, Caller, Identity, PublicKey, Rejection};
 use tokio::sync::oneshot;
@@ -21,8 +22,6 @@ use tower::ServiceExt;
 use super::chance::Chance;
 use super::checks::Checks;
 use super::runtime::{Owner, spawn};
-use crate::raft::Vote;
-use crate::wire;
 
 /// The network's faults, in thousandths of messages.
 #[derive(Debug, Clone, Copy, Default)]
@@ -105,47 +104,48 @@ pub(crate) struct Port {
     pub address: SocketAddr,
 }
 
-impl Port {
-    /// As `shoutd_peer::Client`.
-    pub async fn call<Q: Serialize + Sync, A: DeserializeOwned>(
-        &self,
+impl Transport for Port {
+    fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    fn call<'a>(
+        &'a self,
         to: Option<HostId>,
         address: SocketAddr,
-        path: &str,
-        request: &Q,
+        path: &'a str,
+        body: Vec<u8>,
         deadline: Duration,
-    ) -> Result<A, CallError> {
-        let message = Message {
-            from: self.identity.host(),
-            cluster: self.identity.cluster(),
-            origin: self.address,
-            key: key_of(self.identity.host()),
-            to,
-            address,
-            path: path.to_owned(),
-            body: serde_json::to_vec(request).unwrap(),
-        };
-        let (sender, receiver) = oneshot::channel();
-        self.net.send(message, sender);
-        let (status, body) = match timeout(deadline, receiver).await {
-            Ok(Ok(reply)) => reply,
-            Ok(Err(_)) => {
-                let source = Arc::new(io::Error::from(io::ErrorKind::ConnectionReset));
-                return Err(CallError::Unreachable { address, source });
-            }
-            Err(_) => return Err(CallError::TimedOut { address, after: deadline }),
-        };
-        if status.is_success() {
-            let malformed = |error: serde_json::Error| CallError::Malformed {
+    ) -> BoxFuture<'a, Result<Vec<u8>, CallError>> {
+        Box::pin(async move {
+            let message = Message {
+                from: self.identity.host(),
+                cluster: self.identity.cluster(),
+                origin: self.address,
+                key: key_of(self.identity.host()),
+                to,
                 address,
-                reason: error.to_string(),
+                path: path.to_owned(),
+                body,
             };
-            return serde_json::from_slice(&body).map_err(malformed);
-        }
-        let rejection = serde_json::from_slice(&body).unwrap_or_else(|_| Rejection::Failed {
-            reason: String::from_utf8_lossy(&body).into_owned(),
-        });
-        Err(CallError::Refused { address, rejection })
+            let (sender, receiver) = oneshot::channel();
+            self.net.send(message, sender);
+            let (status, body) = match timeout(deadline, receiver).await {
+                Ok(Ok(reply)) => reply,
+                Ok(Err(_)) => {
+                    let source = Arc::new(io::Error::from(io::ErrorKind::ConnectionReset));
+                    return Err(CallError::Unreachable { address, source });
+                }
+                Err(_) => return Err(CallError::TimedOut { address, after: deadline }),
+            };
+            if status.is_success() {
+                return Ok(body);
+            }
+            let rejection = serde_json::from_slice(&body).unwrap_or_else(|_| Rejection::Failed {
+                reason: String::from_utf8_lossy(&body).into_owned(),
+            });
+            Err(CallError::Refused { address, rejection })
+        })
     }
 }
 
@@ -267,7 +267,7 @@ impl Net {
         struct Content {
             vote: Vote,
         }
-        if message.path == wire::APPEND
+        if message.path == APPEND
             && let Ok(Heading { content: Content { vote } }) = serde_json::from_slice(&message.body)
         {
             checks.leads(vote.leader_id.term, message.from.get());
