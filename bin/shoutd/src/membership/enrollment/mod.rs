@@ -4,7 +4,7 @@
 mod held;
 mod member;
 #[cfg(test)]
-mod replay;
+mod tests;
 pub mod wire;
 
 use std::net::SocketAddr;
