@@ -2,14 +2,17 @@
 
 #[path = "router/mld.rs"]
 mod mld;
+#[path = "router/setup.rs"]
+mod setup;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
+use setup::{Group, Routed, SUBNETS, SUBNETS_WITH_IPV6};
 use shoutd_e2e::{
-    BOTH, Capture, Cluster, Container, Datagrams, Frame, Network, SOON, Stream, run_checks,
-    start_receiver, view,
+    BOTH, Capture, Cluster, Container, Datagrams, Frame, SOON, Stream, run_checks, start_receiver,
+    view,
 };
 use shoutd_lab::{Host, Process, wait_until};
 
@@ -67,19 +70,24 @@ fn main() -> ExitCode {
 }
 
 fn dynamic(cluster: &mut Cluster) -> Result<()> {
-    let [first, second, third] = cluster.three()?;
-    let _from = Network::create(cluster, &first, "from", &["--subnet=10.131.0.0/24"])?;
-    let _to = Network::create(cluster, &third, "to", &["--subnet=10.132.0.0/24"])?;
-    let sender = Container::start(&first, "from", &[])?;
+    const GROUP: Ipv4Addr = Ipv4Addr::new(239, 131, 3, 3);
+    let [first, _, third] = cluster.three()?;
+    let routed = Routed::start(cluster, SUBNETS, &AS_DYNAMIC_ROUTER)?;
+    let router = &routed.router;
     let receivers = [Container::start(&third, "to", &[])?, Container::start(&first, "to", &[])?];
-    let router = Container::start(&second, "from", &AS_DYNAMIC_ROUTER)?;
-    second.docker(["network", "connect", "to", &router.name])?;
+    let group = Group {
+        send: format!("UDP4-DATAGRAM:{GROUP}:6113,ip-multicast-ttl=8"),
+        receive: format!("UDP4-RECV:6113,ip-add-membership={GROUP}:shout0"),
+        routes: "/proc/net/ip_mr_cache",
+        // In the byte order of the kernel's memory.
+        shown: format!("{:08X}", u32::from_ne_bytes(GROUP.octets())),
+    };
     for (name, receivers) in
         [("igmpproxy", &receivers[..]), ("IGMPv3", &receivers[..]), ("IGMPv2", &receivers[..1])]
     {
-        let routing = if name == "igmpproxy" { igmpproxy(&router)? } else { pimd(&router, name)? };
+        let routing = if name == "igmpproxy" { igmpproxy(router)? } else { pimd(router, name)? };
         for receiver in receivers {
-            ensure_comes_and_goes(&sender, &router, receiver).with_context(|| {
+            routed.ensure_comes_and_goes(receiver, &group).with_context(|| {
                 let printed: String = routing.iter().map(|process| process.printed().1).collect();
                 format!("{name}, {}: {printed}", receiver.host.name())
             })?;
@@ -112,52 +120,14 @@ fn pimd(router: &Container, version: &str) -> Result<Vec<Process>> {
     ])
 }
 
-/// Checks that the router forwards while this container is a member, and no longer.
-fn ensure_comes_and_goes(
-    sender: &Container,
-    router: &Container,
-    receiver: &Container,
-) -> Result<()> {
-    const GROUP: Ipv4Addr = Ipv4Addr::new(239, 131, 3, 3);
-    let send = format!("echo forwarded | socat -u - UDP4-DATAGRAM:{GROUP}:6113,ip-multicast-ttl=8");
-    let receiving =
-        receiver.spawn(&format!("socat -u UDP4-RECV:6113,ip-add-membership={GROUP}:shout0 -"))?;
-    wait_until("a datagram to be forwarded", SOON, || {
-        sender.sh(&send)?;
-        Ok(receiving.printed().0.contains("forwarded").then_some(()))
-    })?;
-    receiver.sh("killall socat")?;
-    // The kernel shows addresses in the byte order of its memory.
-    let group = format!("{:08X}", u32::from_ne_bytes(GROUP.octets()));
-    wait_until("the router to notice that the group has no members", SOON, || {
-        sender.sh(&send)?;
-        let routes = router.sh("cat /proc/net/ip_mr_cache")?;
-        let mut of_group = routes.lines().filter(|line| line.starts_with(&group));
-        Ok((!of_group.any(|line| line.split_whitespace().count() > 6)).then_some(()))
-    })
-}
-
 fn smcroute(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
-    let _from = Network::create(
-        cluster,
-        &first,
-        "from",
-        &["--subnet=10.131.0.0/24", "--ipv6", "--subnet=fd00:131::/64"],
-    )?;
-    let _to = Network::create(
-        cluster,
-        &third,
-        "to",
-        &["--subnet=10.132.0.0/24", "--ipv6", "--subnet=fd00:132::/64"],
-    )?;
-    let sender = Container::start(&first, "from", &[])?;
+    let Routed { networks: _networks, sender, router } =
+        Routed::start(cluster, SUBNETS_WITH_IPV6, &AS_ROUTER)?;
     let _bystander = Container::start(&third, "from", &[])?;
     let receiver = Container::start(&third, "to", &["--cap-add=NET_ADMIN"])?;
     // iperf receives only from sources that it could answer.
     receiver.sh("ip -6 route add fd00:131::/64 dev shout0")?;
-    let router = Container::start(&second, "from", &AS_ROUTER)?;
-    second.docker(["network", "connect", "to", &router.name])?;
     router.sh(&format!("printf '%s\\n' '{}' > /tmp/smcroute.conf", CONFIG.join("' '")))?;
     let routing = router.spawn("smcrouted -n -N -m 4 -l info -f /tmp/smcroute.conf")?;
     // A host without a container on a network has no memberships of it.

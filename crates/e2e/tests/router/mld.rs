@@ -2,9 +2,11 @@
 
 use std::net::Ipv6Addr;
 
-use anyhow::{Context, Result, ensure};
-use shoutd_e2e::{Cluster, Container, Network, SOON};
-use shoutd_lab::{Process, newer_frr, wait_until};
+use anyhow::{Context, Result};
+use shoutd_e2e::{Cluster, Container};
+use shoutd_lab::{Process, newer_frr};
+
+use crate::setup::{Group, Routed, SUBNETS_WITH_IPV6};
 
 const GROUP: Ipv6Addr = Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x131, 3);
 
@@ -15,34 +17,34 @@ const AS_ROUTER: [&str; 3] =
 
 /// Checks that the router forwards while a container on another host is a member, and no longer.
 pub fn pim6(cluster: &mut Cluster) -> Result<()> {
-    let [first, second, third] = cluster.three()?;
-    let from = ["--subnet=10.131.0.0/24", "--ipv6", "--subnet=fd00:131::/64"];
-    let _from = Network::create(cluster, &first, "from", &from)?;
-    let _to = Network::create(
-        cluster,
-        &third,
-        "to",
-        &["--subnet=10.132.0.0/24", "--ipv6", "--subnet=fd00:132::/64"],
-    )?;
-    let sender = Container::start(&first, "from", &[])?;
-    let receivers = [Container::start(&third, "to", &[])?, Container::start(&first, "to", &[])?];
+    let [first, _, third] = cluster.three()?;
     let root = newer_frr()?;
     // Its loader and libraries are those of its release.
     let volumes = ["/usr/lib", "/usr/lib64", "/usr/share/yang"]
         .map(|path| format!("--volume={}{path}:{path}:ro", root.display()));
     let [libraries, loader, models] = volumes.each_ref().map(String::as_str);
     let options = [&AS_ROUTER[..], &[libraries, loader, models]].concat();
-    let router = Container::start(&second, "from", &options)?;
-    second.docker(["network", "connect", "to", &router.name])?;
+    let routed = Routed::start(cluster, SUBNETS_WITH_IPV6, &options)?;
+    let receivers = [Container::start(&third, "to", &[])?, Container::start(&first, "to", &[])?];
+    // socat has no name for the hop limit of IPv6 multicast (`IPPROTO_IPV6`,
+    // `IPV6_MULTICAST_HOPS`), so the option is numeric.
+    let hops = "so-bindtodevice=shout0,setsockopt-int=41:18:8";
+    let group = Group {
+        send: format!("UDP6-DATAGRAM:[{GROUP}]:6114,{hops}"),
+        receive: format!("UDP6-RECV:6114,ipv6-join-group=[{GROUP}]:shout0"),
+        routes: "/proc/net/ip6_mr_cache",
+        // With all its zeros.
+        shown: GROUP.segments().map(|segment| format!("{segment:04x}")).join(":"),
+    };
     for (version, receivers) in [(2, &receivers[..]), (1, &receivers[..1])] {
-        let routing = start(&router, version)?;
+        let routing = start(&routed.router, version)?;
         for receiver in receivers {
-            ensure_comes_and_goes(&sender, &router, receiver).with_context(|| {
+            routed.ensure_comes_and_goes(receiver, &group).with_context(|| {
                 let printed: String = routing.iter().map(|process| process.printed().1).collect();
                 format!("MLDv{version}, {}: {printed}", receiver.host.name())
             })?;
         }
-        router.sh("killall pim6d zebra 2>/dev/null; rm -f /tmp/*.pid /tmp/*.api; true")?;
+        routed.router.sh("killall pim6d zebra 2>/dev/null; rm -f /tmp/*.pid /tmp/*.api; true")?;
     }
     Ok(())
 }
@@ -68,38 +70,4 @@ fn start(router: &Container, version: u8) -> Result<Vec<Process>> {
         router
             .spawn(&format!("/usr/lib/frr/pim6d {options} -i /tmp/pim6d.pid -f /tmp/pim6d.conf"))?,
     ])
-}
-
-fn ensure_comes_and_goes(
-    sender: &Container,
-    router: &Container,
-    receiver: &Container,
-) -> Result<()> {
-    // socat has no name for the hop limit of IPv6 multicast (`IPPROTO_IPV6`,
-    // `IPV6_MULTICAST_HOPS`), so the option is numeric.
-    let to = format!("UDP6-DATAGRAM:[{GROUP}]:6114,so-bindtodevice=shout0,setsockopt-int=41:18:8");
-    let send = format!("echo forwarded | socat -u - {to}");
-    let receiving =
-        receiver.spawn(&format!("socat -u UDP6-RECV:6114,ipv6-join-group=[{GROUP}]:shout0 -"))?;
-    wait_until("a datagram to be forwarded", SOON, || {
-        sender.sh(&send)?;
-        Ok(receiving.printed().0.contains("forwarded").then_some(()))
-    })?;
-    // As the kernel writes it, with all its zeros.
-    let group = GROUP.segments().map(|segment| format!("{segment:04x}")).join(":");
-    let forwards = || -> Result<Option<bool>> {
-        let routes = router.sh("cat /proc/net/ip6_mr_cache")?;
-        let route = routes.lines().find(|line| line.starts_with(&group));
-        Ok(route.map(|line| line.split_whitespace().count() > 6))
-    };
-    ensure!(
-        forwards()? == Some(true),
-        "no route is seen of {group}: {}",
-        router.sh("cat /proc/net/ip6_mr_cache")?
-    );
-    receiver.sh("killall socat")?;
-    wait_until("the router to notice that the group has no members", SOON, || {
-        sender.sh(&send)?;
-        Ok((forwards()? != Some(true)).then_some(()))
-    })
 }
