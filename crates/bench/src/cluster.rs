@@ -19,7 +19,11 @@ use super::machine_facts::Facts;
 const TEST: &str = "growth::growth";
 const MARK: &str = "growth: ";
 
-/// The page's text before the figures.
+/// The page's first lines.
+const HEAD: &str =
+    "# What a cluster costs\n\n`cargo xtask bench cluster` writes this page. Do not edit it.\n";
+
+/// The page's text after the figures: what follows from them, and the method.
 const METHOD: &str = include_str!("cluster.md");
 
 /// The sizes, and the page.
@@ -82,10 +86,10 @@ pub(super) fn run(options: &Options) -> Result<ExitCode> {
         all.push(simulate(hosts)?);
     }
     show_progress("counting announcements");
-    let page = page(&all, &facts) + &announcements()?;
+    let page = page(&all, &facts) + &announcements()? + "\n" + METHOD;
     std::fs::write(&options.output, &page)
         .with_context(|| format!("write {}", options.output.display()))?;
-    show_output(page.split_once("## Figures").map_or(page.as_str(), |(_, figures)| figures));
+    show_output(page.split_once("## How it grows").map_or(page.as_str(), |(figures, _)| figures));
     show_verdict(&format!("written to {}", options.output.display()));
     Ok(ExitCode::SUCCESS)
 }
@@ -117,8 +121,7 @@ fn simulate(hosts: u16) -> Result<Figures> {
 }
 
 fn page(all: &[Figures], facts: &Facts) -> String {
-    let mut page = METHOD.trim_end().to_owned();
-    let _ = write!(page, "\n\n## Figures\n\n{}\n", facts.machine());
+    let mut page = format!("{HEAD}\n## Figures\n\n{}\n", facts.machine());
     let mut table = |title: &str, columns: &str, row: &dyn Fn(&Figures) -> Vec<String>| {
         let rule = columns.split('|').map(|_| "---").collect::<Vec<_>>().join("|");
         let _ = write!(page, "\n### {title}\n\n| hosts | {columns} |\n|---|{rule}|\n");
@@ -126,7 +129,7 @@ fn page(all: &[Figures], facts: &Facts) -> String {
             let _ = writeln!(page, "| {} | {} |", figures.hosts, row(figures).join(" | "));
         }
     };
-    table("Coming together", "voters | time, s | messages per host | KiB per host", &|figures| {
+    table("Formation", "voters | time, s | messages per host | KiB per host", &|figures| {
         let sent = figures.formation_sent;
         vec![
             figures.voters.to_string(),
@@ -168,7 +171,7 @@ const GROUPS: [u32; 2] = [0, 5000];
 
 /// The part of the page about advertisements.
 fn announcements() -> Result<String> {
-    let mut page = String::from("\n### Announcements: one host joins one group\n\n");
+    let mut page = String::from("\n### Advertisements: one host joins one group\n\n");
     page.push_str(
         "| hosts | share a network | its groups before | messages | bytes | bytes to each that \
          shares |\n|---|---|---|---|---|---|\n",
@@ -187,7 +190,7 @@ fn announcements() -> Result<String> {
     let (hosts, sharing) = MESH;
     let _ = write!(
         page,
-        "\n### Announcements: one host of {hosts} that share a network joins many groups\n\n"
+        "\n### Advertisements: one host of {hosts} that share a network joins many groups\n\n"
     );
     page.push_str(
         "| groups joined | its groups before | how | messages | bytes | bytes for each change to \
@@ -198,12 +201,12 @@ fn announcements() -> Result<String> {
             let Count { messages, bytes } =
                 Mesh::new(hosts, sharing, groups)?.change(changes, at_once)?.news;
             let each = bytes / usize::from(sharing - 1) / changes as usize;
-            let how = if at_once { "in one instant" } else { "one after the other" };
+            let how = if at_once { "all at once" } else { "one after the other" };
             let _ =
                 writeln!(page, "| {changes} | {groups} | {how} | {messages} | {bytes} | {each} |");
         }
     }
-    page.push_str("\n### Announcements: nothing changes\n\n");
+    page.push_str("\n### Advertisements: nothing changes\n\n");
     page.push_str(
         "| hosts | share a network | for, s | snapshots and deltas | beats and answers, each \
          second, of all hosts | of each host that shares | bytes of that \

@@ -63,15 +63,15 @@ impl Facts {
         let busy = *load > BUSY * *processors as f64;
         let busy = if busy {
             format!(
-                "**Measured on a busy machine** (load {load} before the benchmark began): take \
-                 them as provisional."
+                "**Measured on a busy machine** (load {load} before the benchmark began): the \
+                 figures are provisional."
             )
         } else {
             format!("Load before the benchmark began: {load}.")
         };
         format!(
             "{date}, Linux {kernel}, {processors} × {processor}, {memory_gib} GiB, up to {hosts} \
-             lab hosts, Docker Engine {engine}. {busy}\n"
+             lab hosts, Docker Engine {engine}. {busy}"
         )
     }
 }

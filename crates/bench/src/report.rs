@@ -186,36 +186,45 @@ pub(super) struct Report<'a> {
     pub(super) plots: &'a [(String, String)],
 }
 
-/// The constant part of the page.
+/// Columns of prose.
+const COLUMNS: usize = 100;
+
+/// The page's first lines.
+const HEAD: &str = "# Benchmarks\n\n`cargo xtask bench` writes this page. Do not edit it.\n";
+
+/// The page's text after the figures.
 const METHOD: &str = include_str!("method.md");
 
 impl Report<'_> {
     pub(super) fn markdown(&self) -> String {
-        let mut page = format!("{METHOD}\n## Figures\n\n{}\n", self.facts.describe());
-        _ = writeln!(
-            page,
-            "{} rounds were asked for, and how many there were stands in each row. Each figure is \
-             the median, with the least and the greatest in brackets.\n",
+        let facts = wrapped(&self.facts.describe(), "");
+        let mut page = format!("{HEAD}\n## Figures\n\n{facts}\n\n");
+        let rounds = format!(
+            "{} rounds were requested; each row shows how many were measured. A figure is the \
+             median, with the smallest and the largest sample in brackets. [Method](#method) says \
+             how they are measured.",
             self.rounds
         );
+        _ = writeln!(page, "{}\n", wrapped(&rounds, ""));
         page.push_str("### Compared\n\n| figure | rounds |");
         for way in Way::ALL {
             _ = write!(page, " {way} |");
         }
         page.push_str(
-            " shoutd / by hand | shoutd / overlay | bar |\n|---|---|---|---|---|---|---|---|---|\n",
+            " shoutd / by hand | shoutd / overlay | limit |\n\
+             |---|---|---|---|---|---|---|---|---|\n",
         );
         for comparison in &self.comparisons {
             _ = writeln!(page, "{}", comparison.row());
         }
-        page.push_str("\n### shoutd\n\n| figure | measured | bar | |\n|---|---|---|---|\n");
+        page.push_str("\n### shoutd\n\n| figure | measured | limit | |\n|---|---|---|---|\n");
         for finding in self.findings {
             _ = writeln!(page, "{}", finding.row());
         }
         if !self.notes.is_empty() {
             page.push_str("\n### What could not be measured\n\n");
             for note in self.notes {
-                _ = writeln!(page, "* {}", note.replace('\n', " "));
+                _ = writeln!(page, "{}", wrapped(&format!("* {note}"), "  "));
             }
         }
         if !self.plots.is_empty() {
@@ -224,8 +233,27 @@ impl Report<'_> {
                 _ = write!(page, "\n![{title}]({file})\n");
             }
         }
+        page.push('\n');
+        page.push_str(METHOD);
         page
     }
+}
+
+/// Breaks a paragraph into lines of at most [`COLUMNS`]; all but the first begin with `indent`.
+fn wrapped(text: &str, indent: &str) -> String {
+    let (mut lines, mut line) = (Vec::new(), String::new());
+    for word in text.split_whitespace() {
+        if !line.trim().is_empty() && line.chars().count() + 1 + word.chars().count() > COLUMNS {
+            lines.push(std::mem::replace(&mut line, format!("{indent}{word}")));
+        } else if line.is_empty() {
+            line.push_str(word);
+        } else {
+            line.push(' ');
+            line.push_str(word);
+        }
+    }
+    lines.push(line);
+    lines.join("\n")
 }
 
 fn show(spread: Spread) -> String {
@@ -291,6 +319,15 @@ mod tests {
             "{}",
             comparison.row()
         );
+    }
+
+    #[test]
+    fn prose_is_broken_into_lines() {
+        let words = "* ".to_owned() + &"word ".repeat(40);
+        let lines = wrapped(&words, "  ");
+        assert!(lines.lines().all(|line| line.chars().count() <= COLUMNS), "{lines}");
+        assert!(lines.starts_with("* word") && lines.contains("\n  word"), "{lines}");
+        assert_eq!(wrapped("short\ntext", "  "), "short text");
     }
 
     #[test]

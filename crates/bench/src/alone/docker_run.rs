@@ -31,8 +31,8 @@ const INTERNAL: &str = "bench-run-internal";
 const FIRST: &str = "bench-run-first";
 
 /// Why the ratio to the default network differs.
-const BECAUSE: &str = "`bridge` alone has no resolver of names; shoutd's and the overlay also \
-                       attach `docker_gwbridge`, the way out";
+const BECAUSE: &str = "only `bridge` has no DNS resolver; shoutd and the overlay also attach \
+                       `docker_gwbridge`, the way out";
 
 /// Measures `docker run`, in turn on Docker's networks and on shoutd's.
 pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {

@@ -55,8 +55,8 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
         multicast.push(f64::from(containers) - number(&received, "multicast")?);
     }
     let remark = format!(
-        "of {containers} containers, started on all hosts in turn; one sample for each of the \
-         containers that listen, one a host"
+        "of {containers} containers, started on all hosts in turn; one sample for each receiving \
+         container, one per host"
     );
     let broadcast = finding(
         "a container's first broadcast, sent at its start, not received",
@@ -66,7 +66,7 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     let multicast = finding("its first multicast not received", "datagrams", multicast);
     let most = Some(Limit::Each(0.0));
     let heard =
-        "from the program's socket on, of broadcasts that another host sends every millisecond";
+        "after the program made its socket; another host sends a broadcast every millisecond";
     let deaf =
         finding("a container that starts: until it receives the others' broadcasts", "ms", deaf);
     Ok(vec![

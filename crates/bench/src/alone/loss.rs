@@ -155,15 +155,15 @@ impl Lost {
     fn remark(&self) -> String {
         let Self { sent, again, unread, changes, packets, dropped } = self;
         let mut remark = format!(
-            "of {sent} to each of two hosts in all; {again} came twice, {unread} were delivered \
-             but not read in time"
+            "of {sent} to each of two hosts; {again} came twice, {unread} were delivered but not \
+             read in time"
         );
         if *changes > 0.0 {
             let (rate, each) = (f64::from(RATE) / f64::from(GROUPS), packets / changes);
             let silent = each / rate * 1e6;
             remark += &format!(
-                "; {changes} changes, each of one group, which lost {each:.3} packets each of \
-                 {rate} a second, as many as come in {silent:.1} µs"
+                "; {changes} changes, each of one group: {each:.3} packets lost per change at \
+                 {rate} packets per second, or {silent:.1} µs"
             );
         }
         if *dropped > 0.0 {

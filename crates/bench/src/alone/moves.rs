@@ -35,9 +35,9 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     }
     let own = percentile(&own, 50.0).context("no moves")?;
     let remark = format!(
-        "from the last answer of the one to the first of the other; it takes the mover itself \
-         {own:.0} ms in the median to delete the address, add it on the other host and run \
-         arping, and the protocol has no timers"
+        "from the last answer of the old host to the first of the new one; to delete the address, \
+         add it on the other host and run arping takes {own:.0} ms in the median; the protocol has \
+         no timers"
     );
     Ok(vec![Finding {
         remark,

@@ -54,11 +54,15 @@ pub(super) fn at_rest(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
         used.push((processor_seconds(host)? - before) / time.as_secs_f64() * 100.0);
         memory.push(resident_mebibytes(host)?);
     }
-    let processor = "of one processor; one sample a host";
+    let processor = "of one processor; one sample per host";
     let memory = finding("shoutd's resident memory at rest", "MiB", memory);
     let used = finding("shoutd's processor time at rest", "%", used);
     Ok(vec![
-        Finding { most: Some(Limit::Each(25.0)), remark: "one sample a host".to_owned(), ..memory },
+        Finding {
+            most: Some(Limit::Each(25.0)),
+            remark: "one sample per host".to_owned(),
+            ..memory
+        },
         Finding { remark: processor.to_owned(), ..used },
     ])
 }
@@ -90,7 +94,7 @@ pub(super) fn under_joins(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
     Ok(vec![
         Finding {
             remark,
-            ..finding("processor time under 1,000 joins a second, on their host", "%", used)
+            ..finding("processor time at 1,000 joins per second, on their host", "%", used)
         },
         finding("the same on the other hosts", "%", others),
         finding("shoutd's resident memory after that", "MiB", memory),
@@ -161,8 +165,8 @@ fn hold_many(host: &Host, other: &Host) -> Result<Vec<Finding>> {
     let highest = hosts.iter().map(|host| mebibytes(host, "VmHWM:")).collect::<Result<Vec<_>>>()?;
     let highest = highest.into_iter().fold(0.0, f64::max);
     let on =
-        "on the host of the receiver, and on one that has the networks too and knows the groups";
-    let remark = format!("{on}; {highest:.1} at the most since the daemons started");
+        "on the receiver's host, and on a host that has the same networks and knows the groups";
+    let remark = format!("{on}; at most {highest:.1} since the daemons started");
     let memory =
         finding("shoutd's resident memory with 100 networks and 10,000 groups", "MiB", memory);
     let known = finding("until the other host knows the 10,000 groups", "s", vec![known_after]);
@@ -172,7 +176,7 @@ fn hold_many(host: &Host, other: &Host) -> Result<Vec<Finding>> {
             remark: on.to_owned(),
             ..finding("shoutd's processor time then", "%", used.collect())
         },
-        Finding { remark: "from the last join on".to_owned(), ..known },
+        Finding { remark: "after the last join".to_owned(), ..known },
     ])
 }
 

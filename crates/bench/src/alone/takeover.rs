@@ -92,8 +92,8 @@ fn measure_one(ends: &Ends, protocol: Protocol, times: u32) -> Result<Finding> {
     let wait = protocol.wait();
     let title = format!("{}: address silent while a host takes it over", protocol.name());
     let remark = format!(
-        "the master is killed with its container; a backup waits for {} s from the last \
-         advertisement on, of which comes one a second",
+        "the master, which advertises once per second, is killed with its container; a backup \
+         waits for {} s after the last advertisement",
         plain(wait)
     );
     Ok(Finding { most: Some(Limit::Each(wait)), remark, ..finding(&title, "s", silent) })
