@@ -45,7 +45,7 @@ use crate::membership::leaving::Leaving;
 use crate::membership::tokens::{self, Tokens};
 use crate::membership::{enrollment, renewal};
 use crate::names::{HostsFiles, Learner, Resolvers};
-use crate::plane::underlay;
+use crate::plane::{Applier, underlay};
 use crate::swarm::follower::SwarmFollower;
 use crate::swarm::orphans;
 
@@ -90,6 +90,7 @@ pub async fn run(arguments: StartArguments, directories: Directories) -> Result<
 /// The running parts that know each other.
 struct Parts {
     services: Services,
+    applier: Applier,
     leaving: Arc<Leaving>,
     control: Arc<Control>,
     follower: EngineFollower,
@@ -109,7 +110,7 @@ impl Daemon {
         let (engine_state, engine_seen) = watch::channel(view::Engine::Absent(
             "shoutd serves it only when this host is a member of a cluster".to_owned(),
         ));
-        let services = self.services(kernel, member)?;
+        let (services, applier) = self.services(kernel, member)?;
         let mirrors = Arc::new(Mirrors::new(services.clone()));
         let swarm = Arc::new(SwarmFollower::new(services.clone()));
         let waiting = Arc::new(Waiting::default());
@@ -149,6 +150,7 @@ impl Daemon {
         let learner = Learner { services: services.clone(), compared: comparisons };
         let parts = Parts {
             services,
+            applier,
             leaving,
             control,
             follower,
@@ -258,6 +260,7 @@ impl Daemon {
         tasks.spawn("underlay follower", follow);
         let notices = record_notices(self.consensus, services.events.clone(), stop.clone());
         tasks.spawn("notices", notices);
+        tasks.spawn("plane", parts.applier.run(stop.clone()));
         tasks.spawn("engine follower", parts.follower.run(stop.clone()));
         tasks.spawn("name learner", parts.learner.run(stop.clone()));
         tasks.spawn("Swarm follower", parts.swarm.run(stop.clone()));
@@ -271,7 +274,6 @@ impl Daemon {
 /// Starts the tasks that need nothing but the shared services.
 fn spawn_background(tasks: &mut Tasks, services: &Services, stop: &CancellationToken) {
     tasks.spawn("memory", memory::run(stop.clone()));
-    tasks.spawn("plane", services.plane.clone().run(stop.clone()));
     let (plane, events) = (services.plane.clone(), services.events.clone());
     let until = stop.clone();
     tasks.spawn("filter watch", async move { plane.watch_filter(&events, until).await });

@@ -33,7 +33,7 @@ use crate::membership::agreement::Agreement;
 use crate::membership::enrollment::{Applicant, HeldToken};
 use crate::membership::formation::Formation;
 use crate::membership::renewal;
-use crate::plane::{Plane, underlay};
+use crate::plane::{Applier, Plane, underlay};
 
 /// All that is checked, opened and bound before the daemon serves anything. If this fails, nothing
 /// has been changed.
@@ -142,12 +142,12 @@ impl Daemon {
         })
     }
 
-    /// Creates the shared services, and starts the data plane's thread.
+    /// Creates the shared services and the plane task, and starts the data plane's thread.
     pub(super) fn services(
         &self,
         kernel: LinuxKernel,
         member: watch::Receiver<Membership>,
-    ) -> Result<Services> {
+    ) -> Result<(Services, Applier)> {
         let agreement =
             Agreement::new(self.consensus.identity().host(), self.consensus.clone(), member);
         let reconciler = Reconciler::spawn(kernel, self.capabilities.tier)
@@ -157,7 +157,7 @@ impl Daemon {
             observed: reconciler.watch_observed(),
             memberships: reconciler.memberships(),
         };
-        let plane = Plane::new(
+        let (plane, applier) = Plane::new(
             agreement.clone(),
             self.local.clone(),
             hearing,
@@ -176,7 +176,7 @@ impl Daemon {
             heard,
             events.clone(),
         );
-        Ok(Services {
+        let services = Services {
             plane,
             advertiser: Arc::new(advertiser),
             removals: Arc::new(PendingRemovals::new(
@@ -190,7 +190,8 @@ impl Daemon {
             peers: self.peers.clone(),
             engine: self.engine.clone(),
             in_flight: Arc::default(),
-        })
+        };
+        Ok((services, applier))
     }
 
     /// Makes this host a member of its cluster.

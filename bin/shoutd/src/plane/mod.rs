@@ -1,30 +1,34 @@
-//! Connects state and the data plane: whenever agreed state, local state or advertisements change,
-//! computes the desired state of the kernel and gives it to the reconciler.
+//! Connects state and the data plane. Whenever agreed state, local state or advertisements change,
+//! the plane task computes the desired state of the kernel and gives it to the reconciler.
 
+mod applier;
+mod requests;
 pub mod underlay;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+pub use applier::Applier;
 use futures::future::join_all;
-use parking_lot::Mutex;
 use shoutd_core::advertise::PeerStates;
-use shoutd_core::cluster::{Cluster, Network};
+use shoutd_core::cluster::Network;
 use shoutd_core::events::EventKind;
 use shoutd_core::limits::REPLICATED_MAX;
-use shoutd_core::local::{Endpoint, Local};
+use shoutd_core::local::Endpoint;
 use shoutd_core::plane::{
-    Desired, DeviceName, MTU_OPTION, Observed, Place, ReplicationCache, Segment, Underlay, desired,
-    mtu_excess, underlay_filter,
+    Desired, DeviceName, MTU_OPTION, Observed, Place, Segment, Underlay, mtu_excess,
 };
 use shoutd_core::stale::Interface;
 use shoutd_core::{EndpointId, NetworkId, Vni};
-use shoutd_dataplane::{Generation, ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
+use shoutd_dataplane::{ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use self::applier::{Applied, Inputs};
+use self::requests::Requests;
 use crate::api::events::Events;
+use crate::app::condition::{Unmet, met};
 use crate::app::local_state::LocalState;
 use crate::membership::agreement::Agreement;
 
@@ -44,58 +48,38 @@ const FILTER_LOST: &str = "another program removed or changed shoutd's filter, f
 pub struct Plane {
     agreement: Agreement,
     local: Arc<LocalState>,
-    heard: watch::Receiver<Arc<PeerStates>>,
     underlay: watch::Receiver<UnderlayInterface>,
     reconciler: ReconcilerHandle,
-    /// The last desired state. The lock is held while state is read and applied, so that an older
-    /// state never replaces a newer one.
-    applied: Mutex<Applied>,
-}
-
-/// What the reconciler was given.
-#[derive(Debug, Default)]
-struct Applied {
-    /// The last desired state, its sources and its generation; `None` on a host that is not
-    /// a member of a cluster yet.
-    last: Option<(Sources, Arc<Desired>, Generation)>,
-    cache: ReplicationCache,
-}
-
-/// The state from which the desired state is computed.
-#[derive(Debug, Clone)]
-struct Sources {
-    cluster: Arc<Cluster>,
-    interface: DeviceName,
-    local: Arc<Local>,
-    heard: Arc<PeerStates>,
-    underlay: Underlay,
-}
-
-impl Sources {
-    /// Whether the sources are identical, so that the desired state is, too.
-    fn are(&self, others: &Self) -> bool {
-        Arc::ptr_eq(&self.cluster, &others.cluster)
-            && self.interface == others.interface
-            && Arc::ptr_eq(&self.local, &others.local)
-            && Arc::ptr_eq(&self.heard, &others.heard)
-            && self.underlay == others.underlay
-    }
+    requests: Requests<Applied>,
 }
 
 impl Plane {
-    /// Does not apply anything yet.
+    /// The data plane, and the task that applies state to it. Nothing is applied before the task
+    /// runs.
     pub fn new(
         agreement: Agreement,
         local: Arc<LocalState>,
         heard: watch::Receiver<Arc<PeerStates>>,
         underlay: watch::Receiver<UnderlayInterface>,
         reconciler: ReconcilerHandle,
-    ) -> Self {
-        Self { agreement, local, heard, underlay, reconciler, applied: Mutex::default() }
+    ) -> (Self, Applier) {
+        let (requests, requested) = requests::channel();
+        let inputs = Inputs {
+            agreement: agreement.clone(),
+            local: local.clone(),
+            heard,
+            underlay: underlay.clone(),
+            reconciler: reconciler.clone(),
+        };
+        let plane = Self { agreement, local, underlay, reconciler, requests };
+        (plane, Applier::new(inputs, requested))
     }
 
-    /// Applies the current state, and waits until the kernel is programmed for this endpoint.
-    /// Returns at once if this host does not know the network.
+    /// Waits until the kernel is programmed for this endpoint with the current state. Returns at
+    /// once if this host does not know the network.
+    ///
+    /// The state is applied even if it has not changed: the kernel may have changed since, so the
+    /// result of an earlier round of the reconciler tells nothing.
     ///
     /// # Errors
     /// The kernel could not be programmed, or not in time.
@@ -109,14 +93,11 @@ impl Plane {
             return Ok(());
         };
         let scope = Scope::Port { vni, name: DeviceName::port(endpoint) };
-        match self.apply() {
-            Some(generation) => self.reconciler.settled(generation, &scope, SETTLE_DEADLINE).await,
-            None => Ok(()),
-        }
+        self.settle_scopes(&[scope], true, SETTLE_DEADLINE).await
     }
 
-    /// Applies the current state, and waits until the kernel is programmed for these networks, for
-    /// at most `deadline`.
+    /// Waits until the kernel is programmed with the current state of these networks, for at most
+    /// `deadline`.
     pub async fn settle_networks(
         &self,
         networks: impl IntoIterator<Item = &NetworkId>,
@@ -124,79 +105,53 @@ impl Plane {
     ) {
         let (cluster, local) = (self.agreement.cluster(), self.local.get());
         let here = networks.into_iter().filter(|network| local.is_attached(network));
-        let vnis: Vec<_> = here
+        let scopes: Vec<_> = here
             .filter_map(|network| cluster.networks.get(network))
-            .map(|known| known.vni)
+            .map(|known| Scope::Advertised { vni: known.vni })
             .collect();
-        if vnis.is_empty() {
+        if scopes.is_empty() {
             return;
         }
-        let Some(generation) = self.apply_changes() else {
-            return;
-        };
-        let settled = join_all(vnis.into_iter().map(async |vni| {
-            let scope = Scope::Advertised { vni };
-            self.reconciler.settled(generation, &scope, deadline).await
-        }));
-        for error in settled.await.into_iter().filter_map(Result::err) {
+        if let Err(error) = self.settle_scopes(&scopes, false, deadline).await {
             debug!("the kernel is not programmed with the advertisement yet: {error}");
         }
     }
 
+    /// Waits until the current state is applied and holds within these scopes.
+    async fn settle_scopes(
+        &self,
+        scopes: &[Scope],
+        is_forced: bool,
+        deadline: Duration,
+    ) -> Result<(), Unsettled> {
+        let begin = Instant::now();
+        let applied = self.requests.served(is_forced, deadline).await;
+        let Some((_, generation)) = applied.map_err(unsettled)? else { return Ok(()) };
+        let left = deadline.saturating_sub(begin.elapsed());
+        let settled =
+            join_all(scopes.iter().map(|scope| self.reconciler.settled(generation, scope, left)));
+        settled.await.into_iter().collect::<Result<_, _>>().map_err(|error| match error {
+            Unsettled::Late { .. } => Unsettled::Late { after: deadline },
+            other => other,
+        })
+    }
+
     /// Waits until the kernel has no segment, for at most `deadline`. Returns whether it has none.
     pub async fn is_vacated(&self, deadline: Duration) -> bool {
-        self.apply_changes();
-        let mut observed = self.reconciler.watch_observed();
+        let begin = Instant::now();
+        if self.requests.served(false, deadline).await.is_err() {
+            return false;
+        }
         let is_vacated = |observed: &Arc<Observed>| {
             observed.segments.is_empty() && observed.unreadable_segments.is_empty()
         };
-        let vacated = observed.wait_for(is_vacated);
-        tokio::time::timeout(deadline, vacated).await.is_ok_and(|seen| seen.is_ok())
-    }
-
-    /// Gives the reconciler the current desired state. A host that is not a member of a cluster yet
-    /// has no state, and must not remove anything from the kernel because of that.
-    fn apply(&self) -> Option<Generation> {
-        let mut applied = self.applied.lock();
-        let sources = self.sources()?;
-        let desired = self.desired(&sources, &mut applied.cache);
-        let generation = self.reconciler.apply(desired.clone());
-        applied.last = Some((sources, desired, generation));
-        Some(generation)
-    }
-
-    /// Like [`Self::apply`], but only if the desired state has changed.
-    fn apply_changes(&self) -> Option<Generation> {
-        let mut applied = self.applied.lock();
-        let sources = self.sources()?;
-        if let Some((.., generation)) =
-            applied.last.as_ref().filter(|(last, ..)| last.are(&sources))
-        {
-            return Some(*generation);
-        }
-        let desired = self.desired(&sources, &mut applied.cache);
-        let is_known = |(_, last, _): &&(Sources, Arc<Desired>, Generation)| *last == desired;
-        let known = applied.last.as_ref().filter(is_known).map(|(.., generation)| *generation);
-        let generation = known.unwrap_or_else(|| self.reconciler.apply(desired.clone()));
-        applied.last = Some((sources, desired, generation));
-        Some(generation)
-    }
-
-    /// The current state; `None` before this host is a member of the cluster.
-    fn sources(&self) -> Option<Sources> {
-        let cluster = self.agreement.cluster();
-        if !cluster.hosts.contains_key(&self.agreement.me) {
-            return None;
-        }
-        let (underlay, interface) = (self.underlay(), self.underlay.borrow().name.clone());
-        let (local, heard) = (self.local.get(), self.heard.borrow().clone());
-        Some(Sources { cluster, interface, local, heard, underlay })
+        let left = deadline.saturating_sub(begin.elapsed());
+        met(&self.reconciler.watch_observed(), left, is_vacated).await.is_ok()
     }
 
     /// The current underlay.
     pub fn underlay(&self) -> Underlay {
-        let interface = self.underlay.borrow();
-        Underlay { address: interface.network.addr(), mtu: interface.mtu }
+        underlay_of(&self.underlay.borrow())
     }
 
     /// Follows what the kernel has.
@@ -209,21 +164,13 @@ impl Plane {
         self.underlay.clone()
     }
 
-    fn desired(&self, sources: &Sources, cache: &mut ReplicationCache) -> Arc<Desired> {
-        let Sources { cluster, interface, local, heard, underlay } = sources;
-        let me = self.agreement.me;
-        Arc::new(Desired {
-            underlay_filter: underlay_filter(cluster, me, underlay.address, interface.clone()),
-            ..desired(cluster, local, me, *underlay, heard, cache)
-        })
-    }
-
-    /// Removes everything of shoutd from the kernel, and waits for at most `deadline` until it is
-    /// gone.
+    /// Removes everything of shoutd from the kernel, and waits until it is gone. First waits until
+    /// the task has ended, which would apply another state. Each wait takes at most `deadline`.
     ///
     /// # Errors
-    /// Something could not be removed.
+    /// Something could not be removed, or the task runs on.
     pub async fn withdraw(&self, deadline: Duration) -> Result<(), Unsettled> {
+        self.requests.ended(deadline).await.map_err(unsettled)?;
         let generation = self.reconciler.apply(Desired::default());
         self.reconciler.settled(generation, &Scope::Everything, deadline).await
     }
@@ -254,27 +201,6 @@ impl Plane {
                     }
                 }
                 () = stop.cancelled() => return,
-            }
-        }
-    }
-
-    /// Applies every change of state, until `stop`.
-    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        let mut cluster = self.agreement.watch();
-        let mut local = self.local.watch();
-        let mut heard = self.heard.clone();
-        let mut underlay = self.underlay.clone();
-        loop {
-            self.apply_changes();
-            let changed = tokio::select! {
-                changed = cluster.changed() => changed.is_ok(),
-                changed = local.changed() => changed.is_ok(),
-                changed = heard.changed() => changed.is_ok(),
-                changed = underlay.changed() => changed.is_ok(),
-                () = stop.cancelled() => false,
-            };
-            if !changed {
-                return;
             }
         }
     }
@@ -362,10 +288,7 @@ impl Plane {
 
     /// The networks with more groups than we replicate selectively, one line each.
     fn groups_beyond(&self) -> Vec<String> {
-        let applied = self.applied.lock();
-        let Some((_, desired, _)) = applied.last.as_ref() else {
-            return Vec::new();
-        };
+        let Some((desired, _)) = self.requests.current() else { return Vec::new() };
         let cluster = self.agreement.cluster();
         let crowded = desired.segments.values().filter(|segment| segment.replication.beyond > 0);
         let line = |segment: &Segment| {
@@ -381,5 +304,17 @@ impl Plane {
             )
         };
         crowded.map(line).collect()
+    }
+}
+
+fn underlay_of(interface: &UnderlayInterface) -> Underlay {
+    Underlay { address: interface.network.addr(), mtu: interface.mtu }
+}
+
+/// Why the plane task has not applied a state.
+fn unsettled(unmet: Unmet) -> Unsettled {
+    match unmet {
+        Unmet::Late { after } => Unsettled::Late { after },
+        Unmet::Ended => Unsettled::Stopped,
     }
 }
