@@ -386,3 +386,34 @@ fn forget(
     }
     Ok(credentials.leave()?)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_ends_takes_the_daemon_down_with_its_name() {
+        let stop = CancellationToken::new();
+        let mut tasks = Tasks::default();
+        tasks.spawn("plane", stop.clone().cancelled_owned());
+        tasks.spawn("advertiser", async { panic!("no room") });
+        let ended = until_a_task_ends(&mut tasks, pending()).await.unwrap_err().to_string();
+        assert_eq!(
+            ended,
+            "the task advertiser panicked: no room; shoutd stops, to be started again"
+        );
+        stop.cancel();
+        assert_eq!(tasks.join_all(STOP_DEADLINE).await, Ok(()), "the others end in order");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_raft_tells_more_than_the_tasks_that_end_with_it() {
+        let mut tasks = Tasks::default();
+        tasks.spawn("notices", async {});
+        let member = ready(Err(anyhow!("Raft has stopped: the disk is full")));
+        let ended = until_a_task_ends(&mut tasks, member).await.unwrap_err().to_string();
+        assert_eq!(ended, "Raft has stopped: the disk is full");
+    }
+}

@@ -27,7 +27,7 @@ impl Tasks {
     /// Waits until a task ends by itself, and says which and why. Waits forever without tasks.
     pub async fn first_ended(&mut self) -> String {
         let Some(ended) = self.running.join_next_with_id().await else { return pending().await };
-        let text = self.describe(ended);
+        let text = format!("{}; shoutd stops, to be started again", self.describe(ended));
         error!("{text}");
         text
     }
@@ -41,7 +41,7 @@ impl Tasks {
             while let Some(ended) = self.running.join_next_with_id().await {
                 match ended {
                     Ok((id, ())) => _ = self.names.remove(&id),
-                    Err(_) => warn!("{}", self.describe(ended)),
+                    Err(_) => warn!("{} while shoutd stopped", self.describe(ended)),
                 }
             }
         };
@@ -63,7 +63,7 @@ impl Tasks {
             }
         };
         let name = self.names.remove(&id).unwrap_or("without a name");
-        format!("the task {name} {how}; shoutd stops, to be started again")
+        format!("the task {name} {how}")
     }
 }
 
@@ -88,6 +88,16 @@ mod tests {
         tasks.spawn("leases", async { panic!("no room for {}", 7) });
         let text = tasks.first_ended().await;
         assert!(text.starts_with("the task leases panicked: no room for 7;"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_while_shoutd_stops_is_not_what_stops_it() {
+        let mut tasks = Tasks::default();
+        let id = tasks.running.spawn(pending()).id();
+        tasks.names.insert(id, "plane");
+        tasks.running.abort_all();
+        let ended = tasks.running.join_next_with_id().await.unwrap();
+        assert_eq!(tasks.describe(ended), "the task plane was aborted");
     }
 
     #[tokio::test]
