@@ -27,6 +27,7 @@ pub mod own_address;
 pub mod plane;
 pub mod recall;
 pub mod removal;
+pub mod restarts;
 pub mod stale;
 pub mod stock;
 pub mod swarm;

@@ -13,7 +13,6 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
-pub use naming::NOT_AGREED;
 use parking_lot::Mutex;
 use shoutd_core::events::EventKind;
 use shoutd_core::local::Local;

@@ -10,13 +10,11 @@ use ipnet::IpNet;
 use shoutd_core::NetworkId;
 use shoutd_core::cluster::{Cluster, Naming};
 use shoutd_core::limits::AGREEMENT_DEADLINE;
+use shoutd_core::restarts::NOT_AGREED;
 use shoutd_docker::plugin::DriverError;
 
 use super::Driver;
 use crate::docker::in_flight::Yielded;
-
-/// Start of the error that the name was not agreed on in time. `docker::restarts` searches for it.
-pub const NOT_AGREED: &str = "the hosts have not agreed on the name of this network";
 
 /// Waits until the name of a network is agreed on. The engine's API answers during this call,
 /// except while the engine boots. Then this fails after the deadline, and `docker::restarts` starts
