@@ -101,6 +101,12 @@ impl Local {
         self.bindings.contains_key(docker) || self.removals.contains(network)
     }
 
+    /// The Docker networks that this host remembers as copies of a network.
+    pub fn copies_of(&self, network: &NetworkId) -> Vec<DockerNetworkId> {
+        let bound = self.bindings.iter().filter(|(_, bound)| *bound == network);
+        bound.map(|(docker, _)| docker.clone()).collect()
+    }
+
     /// The endpoint of this network that has this address.
     pub fn holder(&self, network: &NetworkId, address: IpAddr) -> Option<&EndpointId> {
         let mut endpoints = self.endpoints.iter();

@@ -3,47 +3,32 @@
 //! It never runs inside a plugin call: the engine would deadlock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use shoutd_consensus::ProposeError;
 use shoutd_core::cluster::{Command, Refusal};
 use shoutd_core::events::EventKind;
+use shoutd_core::in_flight::Yielded;
 use shoutd_core::mirror::{DRIVER, EngineNetwork, MirrorAction, plan_mirrors};
+use shoutd_core::missing::{Evidence, Missing, MissingCopies};
 use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::engine::{CreateNetworkError, DockerNetwork, EngineError, RemoveNetworkError};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::app::services::Services;
-use crate::docker::in_flight::Yielded;
 use crate::docker::mirror_spec::{as_engine_network, description_of, mirror_of};
 use crate::membership::agreement::AgreementError;
-
-/// How long an engine may take between hiding a network that a user removes and calling
-/// `DeleteNetwork`: it repeats a call to a plugin that does not answer for 15 s. Normally we need
-/// not wait for this, because the engine's events show that a removal is done. But it keeps only
-/// the last 256 events, and none from before its restart.
-const LEAVING_TIME_MAX: Duration = Duration::from_secs(20);
-
-/// Why an engine has no copy of a network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Missing {
-    /// A user may be removing it; `DeleteNetwork` may follow.
-    Leaving,
-    /// A user removed it while shoutd did not run.
-    Unheard,
-    /// The engine never had a copy, or lost it.
-    Lost,
-}
 
 /// The mirrors of this host.
 #[derive(Debug)]
 pub struct Mirrors {
     services: Services,
     problems: Mutex<BTreeMap<NetworkId, String>>,
-    /// Networks whose copies are missing for an unknown reason, and since when.
-    missing: Mutex<BTreeMap<NetworkId, Instant>>,
+    missing: Mutex<MissingCopies>,
+    /// Zero of the times in `missing`.
+    begin: Instant,
     /// Networks that the engine had at the last comparison, ready for containers.
     copies: watch::Sender<BTreeSet<NetworkId>>,
 }
@@ -55,6 +40,7 @@ impl Mirrors {
             services,
             problems: Mutex::default(),
             missing: Mutex::default(),
+            begin: Instant::now(),
             copies: watch::Sender::default(),
         }
     }
@@ -95,7 +81,7 @@ impl Mirrors {
             &engine,
             &creations,
         );
-        self.forget_found(&plan);
+        self.missing.lock().retain(&plan);
         let mut problems = BTreeMap::new();
         for action in plan {
             if let Err((network, problem)) = self.execute(action, &networks).await {
@@ -243,14 +229,7 @@ impl Mirrors {
         copy: &DockerNetwork,
         refusal: &Refusal,
     ) -> Result<(), String> {
-        let in_use = self
-            .services
-            .local
-            .get()
-            .endpoints
-            .values()
-            .any(|endpoint| endpoint.network == *network);
-        if in_use {
+        if self.services.local.get().is_attached(network) {
             return Err(format!(
                 "network {} of this host is separate from that of the cluster: {refusal}; stop \
                  its containers to replace it",
@@ -308,37 +287,13 @@ impl Mirrors {
         }
     }
 
-    /// Why the engine has no copy. The engine hides a network from its list before it calls
-    /// `DeleteNetwork`, so a missing copy may be about to be removed. That is ruled out if the
-    /// engine's events show that the removal is done, or if the call does not come for a long time.
+    /// Why the engine has no copy.
     async fn missing(&self, network: &NetworkId) -> Missing {
-        let copies = self.copies_of(network);
-        if !copies.is_empty() && self.are_removed(&copies).await {
-            // `DeleteNetwork` may have arrived in between: then the next comparison decides.
-            return if self.copies_of(network) == copies {
-                Missing::Unheard
-            } else {
-                Missing::Leaving
-            };
-        }
-        let mut missing = self.missing.lock();
-        if copies.is_empty() {
-            missing.remove(network);
-            return Missing::Lost;
-        }
-        let since = missing.entry(network.clone()).or_insert_with(Instant::now);
-        if since.elapsed() < LEAVING_TIME_MAX { Missing::Leaving } else { Missing::Lost }
-    }
-
-    /// The copies of a network that this host remembers.
-    fn copies_of(&self, network: &NetworkId) -> Vec<DockerNetworkId> {
-        let local = self.services.local.get();
-        local
-            .bindings
-            .iter()
-            .filter(|(_, bound)| *bound == network)
-            .map(|(docker, _)| docker.clone())
-            .collect()
+        let remembered = self.services.local.get().copies_of(network);
+        let are_removed = !remembered.is_empty() && self.are_removed(&remembered).await;
+        let remembered_after = self.services.local.get().copies_of(network);
+        let evidence = Evidence { remembered, are_removed, remembered_after };
+        self.missing.lock().why(network, &evidence, self.begin.elapsed())
     }
 
     /// Whether the engine remembers that it has removed all of these.
@@ -349,15 +304,6 @@ impl Mirrors {
             }
         }
         true
-    }
-
-    /// For copies that are no longer missing, forgets since when they were.
-    fn forget_found(&self, plan: &[MirrorAction]) {
-        let mut missing = self.missing.lock();
-        missing.retain(|network, _| {
-            let create = MirrorAction::Create { network: network.clone() };
-            plan.contains(&create)
-        });
     }
 
     /// Removes all copies but one. The first is kept, unless containers use another.
@@ -453,7 +399,7 @@ impl Mirrors {
             // It was created concurrently; the next comparison handles that.
             Err(CreateNetworkError::NameTaken { .. }) => Ok(()),
             // The request of an earlier daemon, which was killed, was first: see `driver::network`.
-            Err(_) if !self.copies_of(id).is_empty() => Ok(()),
+            Err(_) if !self.services.local.get().copies_of(id).is_empty() => Ok(()),
             Err(error) => {
                 Err(format!("network {} cannot be created on this host: {error}", description.name))
             }

@@ -9,12 +9,12 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use shoutd_core::NetworkId;
 use shoutd_core::cluster::{Cluster, Naming};
+use shoutd_core::in_flight::Yielded;
 use shoutd_core::limits::AGREEMENT_DEADLINE;
 use shoutd_core::restarts::NOT_AGREED;
 use shoutd_docker::plugin::DriverError;
 
 use super::Driver;
-use crate::docker::in_flight::Yielded;
 
 /// Waits until the name of a network is agreed on. The engine's API answers during this call,
 /// except while the engine boots. Then this fails after the deadline, and `docker::restarts` starts
