@@ -69,16 +69,6 @@ impl InFlight {
         self.operations().mirroring(network, is_in_flight);
     }
 
-    /// Whether shoutd is creating a mirror of this network.
-    pub fn is_mirroring(&self, network: &NetworkId) -> bool {
-        self.operations().is_mirroring(network)
-    }
-
-    /// Whether shoutd is removing this copy.
-    pub fn is_replacing(&self, copy: &DockerNetworkId) -> bool {
-        self.operations().is_replacing(copy)
-    }
-
     /// Records that shoutd is removing this copy, or has finished.
     pub fn replacing(&self, copy: &DockerNetworkId, is_in_flight: bool) {
         self.operations().replacing(copy, is_in_flight);

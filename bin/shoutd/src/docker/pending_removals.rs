@@ -8,11 +8,13 @@ use std::time::Duration;
 use shoutd_consensus::{ProposeError, StoreError};
 use shoutd_core::NetworkId;
 use shoutd_core::cluster::{Cluster, Command};
+use shoutd_core::driver::{RemovalState, removal_state};
 use shoutd_core::events::EventKind;
 use tokio::sync::Mutex;
 use tracing::warn;
 
 use crate::api::events::Events;
+use crate::app::condition::met;
 use crate::app::local_state::LocalState;
 use crate::ipam::leases;
 use crate::membership::agreement::{Agreement, AgreementError};
@@ -64,31 +66,27 @@ impl PendingRemovals {
     /// A host that is down does so when it is back.
     async fn wait_until_gone(&self, network: &NetworkId) -> Answer {
         let title = self.agreement.cluster().network_title(network).to_owned();
-        let mut cluster = self.agreement.watch();
-        let is_decided = |cluster: &Arc<Cluster>| {
-            cluster.networks.get(network).is_none_or(|network| !network.removing)
+        let is_decided =
+            |cluster: &Arc<Cluster>| removal_state(cluster, network) != RemovalState::Waiting;
+        let state = match met(&self.agreement.watch(), PATIENCE, is_decided).await {
+            Ok(cluster) => removal_state(&cluster, network),
+            Err(_) => RemovalState::Waiting,
         };
-        match tokio::time::timeout(PATIENCE, cluster.wait_for(is_decided)).await {
-            Ok(Ok(cluster)) => match cluster.networks.get(network) {
-                None => self.events.note(
-                    EventKind::NetworkRemoved,
-                    &title,
-                    "removed from the cluster, because a user removed it on this host",
-                ),
-                Some(known) => {
-                    let hosts: Vec<_> =
-                        known.attached.iter().map(|host| cluster.host_name(*host)).collect();
-                    return self.kept(
-                        &title,
-                        &format!("network {title} is in use on {}", hosts.join(", ")),
-                    );
-                }
-            },
-            _ => {
-                let text = "its removal waits for unreachable hosts; see: shoutdctl networks";
-                self.events.note(EventKind::NetworkLeaving, &title, text);
+        let (kind, text) = match state {
+            RemovalState::InUse(hosts) => {
+                let why = format!("network {title} is in use on {}", hosts.join(", "));
+                return self.kept(&title, &why);
             }
-        }
+            RemovalState::Gone => (
+                EventKind::NetworkRemoved,
+                "removed from the cluster, because a user removed it on this host",
+            ),
+            RemovalState::Waiting => (
+                EventKind::NetworkLeaving,
+                "its removal waits for unreachable hosts; see: shoutdctl networks",
+            ),
+        };
+        self.events.note(kind, &title, text);
         Answer::Removed
     }
 

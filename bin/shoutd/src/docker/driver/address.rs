@@ -3,14 +3,17 @@
 //! A pool id is the subnet and, if `--ip-range` was given, a comma and the range. Docker's IPAM
 //! calls do not name the network. Subnets of networks do not overlap, so the subnet identifies it.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ipnet::{IpNet, Ipv4Net};
 use shoutd_consensus::ProposeError;
-use shoutd_core::cluster::{Pool, Refusal, WantedAddress};
+use shoutd_core::NetworkId;
+use shoutd_core::cluster::{Refusal, WantedAddress};
+use shoutd_core::driver::{
+    AddressAnswer, Wanted, answer_address, choose_subnet, pools_to_try, with_prefix,
+};
 use shoutd_core::local::Reservation;
-use shoutd_core::{NetworkId, cluster::Network};
 use shoutd_docker::plugin::{
     AddressPurpose, DriverError, GrantedPool, PoolId, ReleaseAddress, RequestAddress, RequestPool,
 };
@@ -26,9 +29,6 @@ const GRANT_TIME_MAX: Duration = Duration::from_secs(60);
 /// How often we claim an address for a container: another one may take each from the stock.
 const TRIES_FOR_STOCK_MAX: usize = 16;
 
-/// How many free subnets we try, because some may have been granted a moment ago.
-const TRIES_MAX: u64 = 300;
-
 /// `RequestPool`.
 pub fn request_pool(driver: &Driver, request: &RequestPool) -> Result<GrantedPool, DriverError> {
     let subnet = match request.subnet {
@@ -38,7 +38,7 @@ pub fn request_pool(driver: &Driver, request: &RequestPool) -> Result<GrantedPoo
                 "shoutd chooses no IPv6 subnet; give one: --ipv6 --subnet <subnet>",
             ));
         }
-        None => IpNet::V4(choose_subnet(driver)?),
+        None => IpNet::V4(choose_free_subnet(driver)?),
     };
     let id = match request.range {
         Some(range) if !subnet.contains(&range) => {
@@ -50,16 +50,13 @@ pub fn request_pool(driver: &Driver, request: &RequestPool) -> Result<GrantedPoo
     Ok(GrantedPool { id: id.parse().map_err(DriverError::new)?, subnet, gateway: None })
 }
 
-/// Chooses a subnet that is free on every host. Each host starts its search at a different subnet,
-/// so that concurrent choices differ.
-fn choose_subnet(driver: &Driver) -> Result<Ipv4Net, DriverError> {
-    let cluster = driver.services.agreement.cluster();
+/// Chooses a subnet that is free on every host.
+fn choose_free_subnet(driver: &Driver) -> Result<Ipv4Net, DriverError> {
+    let agreement = &driver.services.agreement;
     let mut granted = driver.granted.lock();
     granted.retain(|_, since| since.elapsed() < GRANT_TIME_MAX);
-    let turns = (0..TRIES_MAX).map(|turn| driver.services.agreement.me.get().wrapping_add(turn));
-    let mut free = turns.filter_map(|turn| cluster.free_subnet(turn));
-    let chosen = free.find(|subnet| !granted.contains_key(&IpNet::V4(*subnet)));
-    let chosen = chosen.ok_or_else(|| {
+    let before = granted.keys().copied().collect();
+    let chosen = choose_subnet(&agreement.cluster(), agreement.me, &before).ok_or_else(|| {
         DriverError::new("no subnet is free on every host; choose one: --subnet <subnet>")
     })?;
     granted.insert(IpNet::V4(chosen), Instant::now());
@@ -81,29 +78,12 @@ fn subnet_of(pool: &PoolId) -> Result<(IpNet, IpNet), DriverError> {
 pub async fn request(driver: &Driver, request: &RequestAddress) -> Result<IpNet, DriverError> {
     let (subnet, range) = subnet_of(&request.pool)?;
     let cluster = driver.services.agreement.cluster();
-    let network = cluster.network_with_subnet(subnet);
-    if request.purpose == AddressPurpose::Gateway {
-        let agreed = network
-            .and_then(|(_, network)| network.pool_of(subnet.addr()))
-            .and_then(|pool| pool.gateway);
-        let gateway = request.address.or(agreed).unwrap_or_else(|| first_of(subnet));
-        return with_prefix(gateway, subnet);
+    let is_for_gateway = request.purpose == AddressPurpose::Gateway;
+    match answer_address(&cluster, subnet, request.address, is_for_gateway).map_err(driver_error)? {
+        AddressAnswer::Grant(address) => Ok(address),
+        AddressAnswer::NoNetwork => Err(naming::no_such_subnet(driver, subnet)),
+        AddressAnswer::Lease(id) => lease(driver, &id, (subnet, range), request.address).await,
     }
-    match (network, request.address) {
-        // An auxiliary address of a network that is about to be created, or of a known one.
-        (None, Some(auxiliary)) => with_prefix(auxiliary, subnet),
-        (Some((_, network)), Some(address)) if is_auxiliary(network, address) => {
-            with_prefix(address, subnet)
-        }
-        (None, None) => Err(naming::no_such_subnet(driver, subnet)),
-        (Some((id, _)), requested) => lease(driver, id, (subnet, range), requested).await,
-    }
-}
-
-fn is_auxiliary(network: &Network, address: IpAddr) -> bool {
-    network
-        .pool_of(address)
-        .is_some_and(|pool| pool.auxiliary.values().any(|auxiliary| *auxiliary == address))
 }
 
 /// Reserves an address for an endpoint that Docker is about to create, from this host's stock or
@@ -130,7 +110,7 @@ async fn lease_exactly(
     address: IpAddr,
     subnet: IpNet,
 ) -> Result<IpNet, DriverError> {
-    driver.evict_gone(network, address).await?;
+    driver.evict_gone(network, Wanted::Address(address)).await?;
     let in_use = || DriverError::new(format!("address {address} is already in use on this host"));
     if driver.services.local.get().uses(network, address) {
         return Err(in_use());
@@ -144,7 +124,10 @@ async fn lease_exactly(
         }
         is_free
     });
-    if reserved.await.map_err(driver_error)? { with_prefix(address, subnet) } else { Err(in_use()) }
+    if !reserved.await.map_err(driver_error)? {
+        return Err(in_use());
+    }
+    with_prefix(address, subnet).map_err(driver_error)
 }
 
 /// Reserves any address of the requested subnet or, if that is full, of the network's other
@@ -155,18 +138,8 @@ async fn lease_any(
     (subnet, range): (IpNet, IpNet),
 ) -> Result<IpNet, DriverError> {
     let cluster = driver.services.agreement.cluster();
-    let pools = cluster
-        .networks
-        .get(network)
-        .map(|known| known.settings.pools.as_slice())
-        .unwrap_or_default();
-    let is_other = |pool: &&Pool| {
-        pool.subnet != subnet && pool.subnet.addr().is_ipv4() == subnet.addr().is_ipv4()
-    };
-    let others =
-        pools.iter().filter(is_other).map(|pool| (pool.subnet, pool.range.unwrap_or(pool.subnet)));
     let mut full = Vec::new();
-    for pool in std::iter::once((subnet, range)).chain(others) {
+    for pool in pools_to_try(&cluster, network, (subnet, range)) {
         match lease_from(driver, network, pool).await? {
             Ok(address) => return Ok(address),
             Err(refusal) => full.push(refusal.to_string()),
@@ -238,17 +211,4 @@ pub async fn release(driver: &Driver, request: &ReleaseAddress) -> Result<(), Dr
         leases::settle(&driver.services.agreement, &driver.services.local).await;
     }
     Ok(())
-}
-
-fn first_of(subnet: IpNet) -> IpAddr {
-    match subnet.network() {
-        IpAddr::V4(network) => IpAddr::V4((u32::from(network) + 1).into()),
-        IpAddr::V6(network) => IpAddr::V6(Ipv6Addr::from(u128::from(network) + 1)),
-    }
-}
-
-fn with_prefix(address: IpAddr, subnet: IpNet) -> Result<IpNet, DriverError> {
-    let within =
-        subnet.contains(&address).then(|| IpNet::new(address, subnet.prefix_len()).ok()).flatten();
-    within.ok_or_else(|| DriverError::new(format!("address {address} is not in subnet {subnet}")))
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use ipnet::IpNet;
+use shoutd_core::driver::Wanted;
 use shoutd_core::local::{Endpoint, LocalRefusal};
 use shoutd_core::plane::{CONTAINER_PREFIX, DeviceName};
 use shoutd_core::{EndpointId, MacAddress, NetworkId};
@@ -43,7 +44,7 @@ pub async fn create(
     let _gate = driver.services.agreement.hold_leases().await;
     for address in addresses.iter().map(IpNet::addr) {
         // First, because the cluster cannot distinguish two endpoints of this host.
-        driver.evict_gone(&network, address).await?;
+        driver.evict_gone(&network, Wanted::Address(address)).await?;
         if !is_swarm
             && let Err(error) = stock::claim_exactly(&driver.services, &network, address).await
         {
@@ -77,7 +78,7 @@ async fn ensure_mac_is_free(
     network: &NetworkId,
     mac: MacAddress,
 ) -> Result<(), DriverError> {
-    driver.evict_gone_with_mac(network, mac).await?;
+    driver.evict_gone(network, Wanted::Mac(mac)).await?;
     match driver.services.advertiser.holder_of_mac(network, mac).await {
         None => Ok(()),
         Some(host) => Err(DriverError::new(format!(

@@ -9,14 +9,14 @@ mod sandbox;
 mod swarm;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::Instant;
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
+use shoutd_core::driver::{Wanted, rival};
 use shoutd_core::events::EventKind;
 use shoutd_core::local::Local;
-use shoutd_core::{DockerNetworkId, EndpointId, MacAddress, NetworkId};
+use shoutd_core::{DockerNetworkId, NetworkId};
 use shoutd_docker::plugin::{
     AllocateNetwork, CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey,
     GrantedPool, IpamDriver, Join, JoinReply, NetworkDriver, PoolId, ReleaseAddress,
@@ -52,43 +52,13 @@ impl Driver {
 }
 
 impl Driver {
-    /// Forgets the endpoint that has this address if its container is gone: an engine that was
-    /// killed reuses the address without `DeleteEndpoint`.
-    async fn evict_gone(&self, network: &NetworkId, address: IpAddr) -> Result<(), DriverError> {
+    /// Forgets the endpoint that has this address or MAC address if its container is gone: an
+    /// engine that was killed reuses it without `DeleteEndpoint`.
+    async fn evict_gone(&self, network: &NetworkId, wanted: Wanted) -> Result<(), DriverError> {
         let local = self.services.local.get();
-        match local.holder(network, address) {
-            Some(id) => self.forget_if_gone(&local, id, &format!("its address {address}")).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Forgets the endpoint that has this MAC address if its container is gone.
-    async fn evict_gone_with_mac(
-        &self,
-        network: &NetworkId,
-        mac: MacAddress,
-    ) -> Result<(), DriverError> {
-        let local = self.services.local.get();
-        match local.holder_of_mac(network, mac) {
-            Some(id) => self.forget_if_gone(&local, id, &format!("its MAC address {mac}")).await,
-            None => Ok(()),
-        }
-    }
-
-    async fn forget_if_gone(
-        &self,
-        local: &Local,
-        id: &EndpointId,
-        wanted: &str,
-    ) -> Result<(), DriverError> {
-        let Some(endpoint) = local.endpoints.get(id) else {
-            return Ok(());
-        };
-        // Without a sandbox, the container is still being started.
-        let Some(sandbox) = endpoint.sandbox.clone() else {
-            return Ok(());
-        };
-        let is_gone = self.services.plane.is_gone(id, endpoint);
+        let Some((id, sandbox)) = rival(&local, network, wanted) else { return Ok(()) };
+        let is_gone =
+            local.endpoints.get(&id).is_none_or(|rival| self.services.plane.is_gone(&id, rival));
         if !is_gone
             && tokio::task::spawn_blocking(move || sandbox::is_inhabited(&sandbox))
                 .await
@@ -100,10 +70,10 @@ impl Driver {
         let routes_of = |network: &NetworkId| cluster.multicast_routes(network);
         self.services
             .local
-            .change(|local| local.forget(id, leases::now(), routes_of))
+            .change(|local| local.forget(&id, leases::now(), routes_of))
             .await
             .map_err(driver_error)?;
-        let text = format!("its container is gone, and {wanted} was requested again");
+        let text = format!("its container is gone, and its {wanted} was requested again");
         self.services.events.note(EventKind::EndpointForgotten, id.short(), &text);
         Ok(())
     }

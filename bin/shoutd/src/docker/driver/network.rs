@@ -2,6 +2,7 @@
 //! to a network of the cluster.
 
 use shoutd_core::cluster::{Command, Pool, Settings};
+use shoutd_core::driver::{Deleted, bind, check_mirror, delete_copy};
 use shoutd_core::mirror::NETWORK_OPTION;
 use shoutd_core::plane::check_options;
 use shoutd_core::{DockerNetworkId, NetworkId};
@@ -14,22 +15,15 @@ pub async fn create(driver: &Driver, request: CreateNetwork) -> Result<(), Drive
     driver.services.agreement.member().await.map_err(driver_error)?;
     let docker = request.network.clone();
     let network = match request.options.get(NETWORK_OPTION) {
-        Some(id) => check_mirror(driver, id, &request)?,
+        Some(option) => {
+            let subnets = request.ipv4.iter().chain(&request.ipv6).map(|pool| pool.subnet);
+            let (cluster, operations) =
+                (driver.services.agreement.cluster(), driver.services.in_flight.operations());
+            check_mirror(&cluster, &operations, option, subnets.collect()).map_err(driver_error)?
+        }
         None => claim(driver, request).await?,
     };
-    let is_mirror = network != NetworkId::from(&docker);
-    let bound = driver.services.local.change(|local| {
-        // `Mirrors` forgets all copies before it creates one. But an earlier daemon, which was
-        // killed, may have sent a create: the engine continues with it and calls this daemon.
-        let is_second =
-            local.bindings.iter().any(|(copy, other)| *other == network && *copy != docker);
-        if is_mirror && is_second {
-            return false;
-        }
-        local.removals.remove(&network);
-        local.bindings.insert(docker, network);
-        true
-    });
+    let bound = driver.services.local.change(|local| bind(local, docker, network));
     if !bound.await.map_err(driver_error)? {
         return Err(DriverError::new("this host already has a copy of this network"));
     }
@@ -51,40 +45,6 @@ fn settings(request: CreateNetwork) -> Settings {
 
 pub(super) fn pool(pool: AddressPool) -> Pool {
     Pool { subnet: pool.subnet, gateway: pool.gateway, auxiliary: pool.auxiliary, range: None }
-}
-
-/// Checks that a mirror is for a network of the cluster, has the same subnets, and that we are
-/// creating it.
-fn check_mirror(
-    driver: &Driver,
-    id: &str,
-    request: &CreateNetwork,
-) -> Result<NetworkId, DriverError> {
-    let unknown = || {
-        DriverError::new(format!(
-            "option {NETWORK_OPTION} is reserved for shoutd, and the cluster has no network {id}; \
-             leave it out"
-        ))
-    };
-    let network: NetworkId = id.parse().map_err(|_| unknown())?;
-    let cluster = driver.services.agreement.cluster();
-    let known = cluster.networks.get(&network).ok_or_else(unknown)?;
-    if !driver.services.in_flight.is_mirroring(&network) {
-        return Err(DriverError::new(format!(
-            "option {NETWORK_OPTION} is reserved for shoutd, which creates the copies of a \
-             network on each host; leave it out"
-        )));
-    }
-    let subnets: Vec<_> =
-        request.ipv4.iter().chain(&request.ipv6).map(|pool| pool.subnet).collect();
-    let agreed: Vec<_> = known.settings.pools.iter().map(|pool| pool.subnet).collect();
-    if subnets != agreed {
-        let title = known.title(&network);
-        return Err(DriverError::new(format!(
-            "in the cluster, network {title} has the subnets {agreed:?}, not {subnets:?}"
-        )));
-    }
-    Ok(network)
 }
 
 /// Proposes the network to the cluster, with the id of this engine.
@@ -116,33 +76,12 @@ pub async fn delete(driver: &Driver, docker: &DockerNetworkId) -> Result<(), Dri
     };
     driver.services.in_flight.not_creating(&network);
     let cluster = driver.services.agreement.cluster();
-    // A Swarm removes a network from a node without tasks on it. It removes the network itself with
-    // `FreeNetwork`.
-    let is_staying = cluster
-        .networks
-        .get(&network)
-        .is_some_and(|known| !known.removing && !known.settings.swarm);
     let in_flight = &driver.services.in_flight;
-    let is_by_user =
-        is_staying && !in_flight.is_mirroring(&network) && !in_flight.is_replacing(docker);
-    let changed = driver.services.local.change(|local| {
-        local.bindings.remove(docker);
-        // If this was an accidental second copy, only the copy is removed.
-        let is_last = !local.bindings.values().any(|other| *other == network);
-        // An engine does not remove a network with endpoints. Endpoints that we still have are of
-        // containers that ended when the engine or shoutd was killed.
-        if is_last {
-            local.endpoints.retain(|_, endpoint| endpoint.network != network);
-            local.reservations.remove(&network);
-        }
-        if is_by_user && is_last {
-            local.removals.insert(network.clone());
-        }
-        is_by_user && is_last
-    });
-    if !changed.await.map_err(driver_error)? {
-        return Ok(());
-    }
+    let deleted = driver
+        .services
+        .local
+        .change(|local| delete_copy(local, &cluster, &in_flight.operations(), docker));
+    let Deleted::Network(network) = deleted.await.map_err(driver_error)? else { return Ok(()) };
     let mut kept = driver.services.removals.settle().await.map_err(driver_error)?;
     kept.remove(&network).map_or(Ok(()), |why| Err(DriverError::new(why)))
 }
