@@ -31,6 +31,7 @@ pub mod plane;
 pub mod recall;
 pub mod removal;
 pub mod restarts;
+pub mod rollout;
 pub mod stale;
 pub mod stock;
 pub mod swarm;

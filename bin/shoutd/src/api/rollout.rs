@@ -1,4 +1,4 @@
-//! Rollout of a network: whether it is on all hosts, or gone from all, for `shoutdctl network`.
+//! Asks all hosts for the rollout of a network, for `shoutdctl network`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,9 @@ use axum::routing::post;
 use axum::{Json, Router};
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
-use shoutd_core::cluster::{Cluster, Host, Naming};
+use shoutd_core::cluster::{Cluster, Host};
+use shoutd_core::driver::{RemovalState, removal_state};
+use shoutd_core::rollout::{Question, is_ready, made_room, phase, question, resolve};
 use shoutd_core::view::{self, AwaitNetwork, CopyState, HostCopy, NetworkPhase, NetworkStanding};
 use shoutd_core::{HostId, NetworkId};
 use tokio::sync::watch;
@@ -64,28 +66,19 @@ impl Rollouts {
         let was_known = resolve(&agreed.borrow(), &asked.network).is_some();
         let is_ready = |cluster: &Arc<Cluster>| {
             let id = resolve(cluster, &asked.network);
-            if self.made_room(cluster, &asked.network).is_some() {
-                return true;
-            }
-            match self.phase(cluster, id.as_ref()) {
-                NetworkPhase::Asking | NetworkPhase::Nameless => false,
-                // If it existed before, it was replaced by another one of its name.
-                NetworkPhase::Unknown => asked.gone || was_known,
-                NetworkPhase::There(_) | NetworkPhase::Leaving(_) => true,
-            }
+            self.made_room(cluster, &asked.network).is_some()
+                || is_ready(&self.phase(cluster, id.as_ref()), asked.gone, was_known)
         };
         _ = timeout_at(deadline, agreed.wait_for(is_ready)).await;
         let cluster = self.services.agreement.cluster();
         let id = resolve(&cluster, &asked.network).or_else(|| asked.network.parse().ok());
-        let hosts = match (self.phase(&cluster, id.as_ref()), &id) {
-            (NetworkPhase::There(_), Some(id)) if !asked.gone => {
-                self.copies(id, false, deadline, &cluster).await
-            }
-            (NetworkPhase::Leaving(_) | NetworkPhase::Unknown, Some(id)) if asked.gone => {
+        let question = question(&self.phase(&cluster, id.as_ref()), asked.gone);
+        let hosts = match (question, &id) {
+            (Question::Present, Some(id)) => self.copies(id, false, deadline, &cluster).await,
+            (Question::Gone, Some(id)) => {
                 let hosts = self.copies(id, true, deadline, &cluster).await;
-                let is_decided = |cluster: &Arc<Cluster>| {
-                    cluster.networks.get(id).is_none_or(|network| !network.removing)
-                };
+                let is_decided =
+                    |cluster: &Arc<Cluster>| removal_state(cluster, id) != RemovalState::Waiting;
                 _ = timeout_at(deadline, agreed.wait_for(is_decided)).await;
                 hosts
             }
@@ -96,40 +89,12 @@ impl Rollouts {
         NetworkStanding { phase: self.phase(&cluster, id.as_ref()), id, hosts, made_room }
     }
 
-    /// Why a network with this id is gone that was created here, and which network has its name, if
-    /// there was one.
     fn made_room(&self, cluster: &Cluster, wanted: &str) -> Option<String> {
-        let id = wanted.parse().ok().filter(|id| cluster.naming(id) == Naming::Lost)?;
-        let why = self.services.in_flight.yielded(&id)?;
-        Some(match cluster.network_named(&why.name) {
-            Some((there, network)) => {
-                let subnets: Vec<_> =
-                    network.settings.pools.iter().map(|pool| pool.subnet.to_string()).collect();
-                format!("{why}; that one is {} with subnet {}", there.short(), subnets.join(", "))
-            }
-            None => why.to_string(),
-        })
+        made_room(cluster, &self.services.in_flight.operations(), wanted)
     }
 
     fn phase(&self, cluster: &Cluster, id: Option<&NetworkId>) -> NetworkPhase {
-        let Some((id, network)) = id.and_then(|id| cluster.networks.get_key_value(id)) else {
-            return NetworkPhase::Unknown;
-        };
-        let names = |hosts: &mut dyn Iterator<Item = HostId>| {
-            let mut names: Vec<_> = hosts.map(|host| cluster.host_name(host)).collect();
-            names.sort();
-            names.dedup();
-            names
-        };
-        if network.removing {
-            NetworkPhase::Leaving(names(&mut network.leases.values().copied()))
-        } else if self.services.local.get().removals.contains(id) {
-            NetworkPhase::Asking
-        } else if network.description.is_none() {
-            NetworkPhase::Nameless
-        } else {
-            NetworkPhase::There(names(&mut network.attached.iter().copied()))
-        }
+        phase(cluster, &self.services.local.get(), id)
     }
 
     /// The copies of all hosts of the cluster.
@@ -190,17 +155,6 @@ impl Rollouts {
         };
         Copy { present, problem: problem.filter(|_| waited.is_err()) }
     }
-}
-
-/// The network of this name, or with this id.
-fn resolve(cluster: &Cluster, wanted: &str) -> Option<NetworkId> {
-    let has_name = |id: &&NetworkId| {
-        let description =
-            cluster.networks.get(*id).and_then(|network| network.description.as_ref());
-        description.is_some_and(|description| description.name == wanted)
-    };
-    let by_id = wanted.parse().ok().filter(|id| cluster.networks.contains_key(id));
-    by_id.or_else(|| cluster.networks.keys().find(has_name).cloned())
 }
 
 /// The routes for peers.
