@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::local::{Endpoint, Local};
-use crate::{EndpointId, NetworkId};
+use crate::plane::{DeviceName, Observed, Place};
+use crate::{DockerNetworkId, EndpointId, NetworkId, Vni};
 
 /// How long an endpoint may be without a container. The engine lists an endpoint only once its
 /// container has it.
@@ -34,6 +35,27 @@ pub enum Interface {
     Gone,
     /// The kernel could not be asked, or has not been asked yet.
     Unknown,
+}
+
+impl Interface {
+    /// Where the interface of an endpoint is, according to the last observation. `vni` is that of
+    /// its network, if the cluster has it.
+    pub fn of(observed: &Observed, vni: Option<Vni>, id: &EndpointId, endpoint: &Endpoint) -> Self {
+        let unreadable = &observed.unreadable_sandboxes;
+        let sandbox = endpoint.sandbox.as_ref();
+        if sandbox.is_some_and(|sandbox| unreadable.contains_key(sandbox))
+            || vni.is_some_and(|vni| observed.unreadable_segments.contains_key(&vni))
+        {
+            return Self::Unknown;
+        }
+        let name = DeviceName::port(id);
+        let mut ports = observed.segments.values().filter_map(|segment| segment.ports.get(&name));
+        match ports.find_map(|port| port.container_end.as_ref()).map(|end| &end.place) {
+            None => Self::Gone,
+            Some(Place::Sandbox(place)) if sandbox == Some(place) => Self::Inside,
+            Some(_) => Self::Outside,
+        }
+    }
 }
 
 /// The endpoints that an engine lists.
@@ -74,6 +96,17 @@ pub fn suspects(
         })
         .map(|(id, _)| id.clone())
         .collect()
+}
+
+/// The networks of these endpoints, with the copies that the engine must be asked about.
+pub fn copies_to_list(
+    local: &Local,
+    endpoints: &BTreeSet<EndpointId>,
+) -> BTreeMap<NetworkId, Vec<DockerNetworkId>> {
+    let known = endpoints.iter().filter_map(|id| local.endpoints.get(id));
+    let networks: BTreeSet<_> = known.map(|endpoint| &endpoint.network).collect();
+    let copies = networks.into_iter().map(|network| (network.clone(), local.copies_of(network)));
+    copies.filter(|(_, copies)| !copies.is_empty()).collect()
 }
 
 impl Unlisted {
@@ -121,6 +154,7 @@ mod tests {
     use super::*;
     use crate::MacAddress;
     use crate::names::EndpointContainer;
+    use crate::plane::{ContainerEnd, ObservedPort, ObservedSegment};
 
     const NETWORK: &str = "aaaaaaaaaaaaaaaa";
     const NOW: u64 = 1_000_000;
@@ -136,6 +170,68 @@ mod tests {
             left: None,
             container: None,
         }
+    }
+
+    #[test]
+    fn an_interface_is_unknown_where_the_kernel_cannot_be_read() {
+        let (id, vni) = ("0123456789abcdef".parse().unwrap(), Vni::new(7).unwrap());
+        let port = |place| {
+            let end = ContainerEnd {
+                place,
+                name: DeviceName::container(&id),
+                mac: endpoint().mac,
+                mtu: 1450,
+                up: true,
+                addresses: BTreeSet::new(),
+                detects_duplicates: false,
+                multicast_routes: BTreeSet::new(),
+            };
+            let port = ObservedPort {
+                mark: None,
+                mtu: 1450,
+                up: true,
+                enslaved: true,
+                learning: false,
+                groups_max: None,
+                container_end: Some(end),
+            };
+            let ports = BTreeMap::from([(DeviceName::port(&id), port)]);
+            let segment = ObservedSegment { ports, ..ObservedSegment::default() };
+            Observed { segments: BTreeMap::from([(vni, segment)]), ..Observed::default() }
+        };
+        let of = |observed: &Observed| Interface::of(observed, Some(vni), &id, &endpoint());
+        let own = endpoint().sandbox.unwrap();
+        assert_eq!(of(&Observed::default()), Interface::Gone);
+        assert_eq!(of(&port(Place::Sandbox(own.clone()))), Interface::Inside);
+        assert_eq!(of(&port(Place::Sandbox("/elsewhere".into()))), Interface::Outside);
+        let why = "refused".to_owned();
+        let unreadable_sandboxes = BTreeMap::from([(own, why.clone())]);
+        let sandbox = Observed { unreadable_sandboxes, ..Observed::default() };
+        assert_eq!(of(&sandbox), Interface::Unknown);
+        let unreadable_segments = BTreeMap::from([(vni, why)]);
+        let segment = Observed { unreadable_segments, ..Observed::default() };
+        assert_eq!(of(&segment), Interface::Unknown);
+    }
+
+    #[test]
+    fn the_engine_is_asked_about_the_copies_of_the_suspects_networks_only() {
+        let (suspect, other) = ("0123456789abcdef", "fedcba9876543210");
+        let suspect: EndpointId = suspect.parse().unwrap();
+        let elsewhere: NetworkId = "bbbbbbbbbbbbbbbb".parse().unwrap();
+        let copy: DockerNetworkId = "cccccccccccccccc".parse().unwrap();
+        let local = Local {
+            bindings: BTreeMap::from([
+                (copy.clone(), NETWORK.parse().unwrap()),
+                ("dddddddddddddddd".parse().unwrap(), elsewhere.clone()),
+            ]),
+            endpoints: BTreeMap::from([
+                (suspect.clone(), endpoint()),
+                (other.parse().unwrap(), Endpoint { network: elsewhere, ..endpoint() }),
+            ]),
+            ..Local::default()
+        };
+        let expected = BTreeMap::from([(NETWORK.parse().unwrap(), vec![copy])]);
+        assert_eq!(copies_to_list(&local, &BTreeSet::from([suspect])), expected);
     }
 
     fn container() -> EndpointContainer {

@@ -1,12 +1,12 @@
 //! Forgets endpoints that the engine no longer has: shoutd misses calls while it does not run, and
 //! an engine that was killed does not call.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use shoutd_core::events::EventKind;
 use shoutd_core::local::Local;
-use shoutd_core::stale::{Listing, Times, Unlisted, suspects};
+use shoutd_core::stale::{Listing, Times, Unlisted, copies_to_list, suspects};
 use shoutd_core::{DockerNetworkId, EndpointId, NetworkId};
 use shoutd_docker::engine::EngineError;
 use tracing::warn;
@@ -58,7 +58,7 @@ impl StaleEndpoints {
     /// answer, such as a Swarm's without a leader, is left out; the others are still compared.
     async fn listing(&self, local: &Local, endpoints: &BTreeSet<EndpointId>) -> Listing {
         let mut listing = Listing::default();
-        for (network, copies) in networks_of(local, endpoints) {
+        for (network, copies) in copies_to_list(local, endpoints) {
             match self.listed(&copies).await {
                 Ok(listed) => {
                     listing.networks.insert(network);
@@ -87,19 +87,4 @@ impl StaleEndpoints {
         }
         Ok(listed)
     }
-}
-
-/// The networks of these endpoints, with their known copies in the engine.
-fn networks_of(
-    local: &Local,
-    endpoints: &BTreeSet<EndpointId>,
-) -> BTreeMap<NetworkId, Vec<DockerNetworkId>> {
-    let known = endpoints.iter().filter_map(|id| local.endpoints.get(id));
-    let networks: BTreeSet<_> = known.map(|endpoint| &endpoint.network).collect();
-    let mut copies: BTreeMap<NetworkId, Vec<DockerNetworkId>> = BTreeMap::new();
-    for (docker, network) in local.bindings.iter().filter(|(_, network)| networks.contains(network))
-    {
-        copies.entry(network.clone()).or_default().push(docker.clone());
-    }
-    copies
 }

@@ -16,7 +16,7 @@ use shoutd_core::events::EventKind;
 use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::local::Endpoint;
 use shoutd_core::plane::{
-    Desired, DeviceName, MTU_OPTION, Observed, Place, Segment, Underlay, mtu_excess,
+    Desired, DeviceName, MTU_OPTION, Observed, Segment, Underlay, mtu_excess,
 };
 use shoutd_core::stale::Interface;
 use shoutd_core::{EndpointId, NetworkId, Vni};
@@ -210,28 +210,9 @@ impl Plane {
         if !self.reconciler.has_observed() {
             return Interface::Unknown;
         }
-        let name = DeviceName::port(id);
-        let observed = self.reconciler.observed();
-        if endpoint
-            .sandbox
-            .as_ref()
-            .is_some_and(|sandbox| observed.unreadable_sandboxes.contains_key(sandbox))
-        {
-            return Interface::Unknown;
-        }
         let cluster = self.agreement.cluster();
         let vni = cluster.networks.get(&endpoint.network).map(|network| network.vni);
-        if vni.is_some_and(|vni| observed.unreadable_segments.contains_key(&vni)) {
-            return Interface::Unknown;
-        }
-        let mut ports = observed.segments.values().filter_map(|segment| segment.ports.get(&name));
-        match ports.find_map(|port| port.container_end.as_ref()).map(|end| &end.place) {
-            None => Interface::Gone,
-            Some(Place::Sandbox(place)) if endpoint.sandbox.as_ref() == Some(place) => {
-                Interface::Inside
-            }
-            Some(_) => Interface::Outside,
-        }
+        Interface::of(&self.reconciler.observed(), vni, id, endpoint)
     }
 
     /// Whether an endpoint with a sandbox has lost its interface: its container is gone, but the
