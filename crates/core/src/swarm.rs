@@ -4,6 +4,7 @@
 //! with agreed state.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -187,6 +188,30 @@ pub fn plan_swarm(cluster: &Cluster, swarm: &Swarm, me: crate::HostId) -> Vec<Sw
     actions
 }
 
+/// How long a difference must persist before we assume that a call of the Swarm was lost. The
+/// Swarm's leader normally calls at once, and waits for the answer.
+const PATIENCE: Duration = Duration::from_secs(25);
+
+/// Since when each difference has been seen in every comparison.
+#[derive(Debug, Default)]
+pub struct Differences {
+    since: BTreeMap<SwarmAction, Duration>,
+}
+
+impl Differences {
+    /// The actions of this comparison to do now. Those that a call of the Swarm may still do wait.
+    /// `now` is a monotonic clock, since any instant.
+    pub fn due(&mut self, actions: Vec<SwarmAction>, now: Duration) -> Vec<SwarmAction> {
+        self.since.retain(|action, _| actions.contains(action));
+        let mut is_due = |action: &SwarmAction| {
+            let since = *self.since.entry(action.clone()).or_insert(now);
+            matches!(action, SwarmAction::Describe(_) | SwarmAction::Refuse(_))
+                || now.saturating_sub(since) > PATIENCE
+        };
+        actions.into_iter().filter(|action| is_due(action)).collect()
+    }
+}
+
 /// Whether the agreed description is what the engine shows. The agreed name may have a suffix: see
 /// [`distinct_name`].
 fn is_described(agreed: &Description, shown: &Description) -> bool {
@@ -273,6 +298,19 @@ mod tests {
             managers: [manager.to_owned()].into(),
         };
         (id.to_owned(), node)
+    }
+
+    #[test]
+    fn an_action_that_the_swarm_may_still_do_itself_waits_and_starts_again_when_it_was_not_needed()
+    {
+        let (describe, adopt) = (SwarmAction::Describe(network()), SwarmAction::Adopt(network()));
+        let both = [describe.clone(), adopt.clone()];
+        let (mut differences, moment) = (Differences::default(), Duration::from_nanos(1));
+        assert_eq!(differences.due(both.to_vec(), Duration::ZERO), [describe.clone()]);
+        assert_eq!(differences.due(both.to_vec(), PATIENCE), [describe.clone()]);
+        assert_eq!(differences.due(both.to_vec(), PATIENCE + moment), both);
+        assert_eq!(differences.due(vec![describe.clone()], PATIENCE * 2), [describe.clone()]);
+        assert_eq!(differences.due(both.to_vec(), PATIENCE * 3), [describe]);
     }
 
     #[test]

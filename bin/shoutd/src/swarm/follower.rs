@@ -11,7 +11,7 @@ use shoutd_core::NetworkId;
 use shoutd_core::cluster::{Cluster, Command, Description, Pool, Refusal};
 use shoutd_core::events::EventKind;
 use shoutd_core::swarm::{
-    SWARM_DRIVER, Swarm, SwarmAction, SwarmNetwork, distinct_name, plan_swarm,
+    Differences, SWARM_DRIVER, Swarm, SwarmAction, SwarmNetwork, distinct_name, plan_swarm,
 };
 use shoutd_core::view::Membership;
 use shoutd_docker::engine::{DockerNetwork, EngineError};
@@ -29,23 +29,21 @@ const PERIOD: Duration = Duration::from_secs(10);
 /// Minimum time between two comparisons.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// How long a difference must persist before we assume that a call of the Swarm was lost. The
-/// Swarm's leader normally calls at once, and waits for the answer.
-const PATIENCE: Duration = Duration::from_secs(25);
-
 /// Follows the Swarm of which this host is a manager.
 #[derive(Debug)]
 pub struct SwarmFollower {
     services: Services,
-    /// Since when each difference has been seen in every comparison.
-    differences: Mutex<BTreeMap<SwarmAction, Instant>>,
+    differences: Mutex<Differences>,
+    /// Zero of the times in `differences`.
+    begin: Instant,
     problems: Mutex<BTreeMap<SwarmAction, String>>,
 }
 
 impl SwarmFollower {
     /// Starts with no comparison made.
     pub fn new(services: Services) -> Self {
-        Self { services, differences: Mutex::default(), problems: Mutex::default() }
+        let begin = Instant::now();
+        Self { services, differences: Mutex::default(), begin, problems: Mutex::default() }
     }
 
     /// Follows the Swarm until `stop`. This is a separate task from `docker::follower`, because an
@@ -107,7 +105,8 @@ impl SwarmFollower {
         let actions =
             swarm.as_ref().map(|swarm| plan_swarm(&cluster, swarm, me)).unwrap_or_default();
         let mut problems = BTreeMap::new();
-        for action in self.due(&actions) {
+        let due = self.differences.lock().due(actions, self.begin.elapsed());
+        for action in due {
             if let Some(swarm) = &swarm
                 && let Err(error) = self.execute(&action, swarm).await
             {
@@ -158,18 +157,6 @@ impl SwarmFollower {
             .map(|network| (NetworkId::from(&network.id), as_swarm_network(network, &id)))
             .collect();
         Ok(is_still.then_some(Swarm { id, networks }))
-    }
-
-    /// The actions to do now. Those that a call of the Swarm may still do wait.
-    fn due(&self, actions: &[SwarmAction]) -> Vec<SwarmAction> {
-        let mut differences = self.differences.lock();
-        differences.retain(|action, _| actions.contains(action));
-        let mut is_due = |action: &SwarmAction| {
-            let since = differences.entry(action.clone()).or_insert_with(Instant::now);
-            matches!(action, SwarmAction::Describe(_) | SwarmAction::Refuse(_))
-                || since.elapsed() > PATIENCE
-        };
-        actions.iter().filter(|action| is_due(action)).cloned().collect()
     }
 
     async fn execute(&self, action: &SwarmAction, swarm: &Swarm) -> anyhow::Result<()> {
