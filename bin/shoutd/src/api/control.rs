@@ -22,7 +22,7 @@ use shoutd_core::view::{
 use crate::api::group_members::GROUP_MEMBERS;
 use crate::api::rollout::Rollouts;
 use crate::api::views::{ENDPOINTS, HEALTH, HELLO, Views};
-use crate::ipam::leases::now;
+use crate::app::clock::now;
 use crate::membership::enrollment::{HeldToken, Waiting};
 use crate::membership::leaving::Leaving;
 use crate::membership::tokens::Tokens;

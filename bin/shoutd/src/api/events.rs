@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::ipam::leases::now;
+use crate::app::clock::now;
 
 /// Name of the file in the data directory.
 pub const FILE: &str = "events.json";

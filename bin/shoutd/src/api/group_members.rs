@@ -14,7 +14,7 @@ use shoutd_dataplane::group_members;
 use tracing::debug;
 
 use crate::api::views::{PEER_DEADLINE, Views};
-use crate::app::daemon::NAMESPACES;
+use crate::plane::NAMESPACES;
 
 /// Path at which peers ask for this host's members.
 pub const GROUP_MEMBERS: &str = "/v1/listeners";

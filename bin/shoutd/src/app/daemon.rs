@@ -45,12 +45,9 @@ use crate::membership::leaving::Leaving;
 use crate::membership::tokens::{self, Tokens};
 use crate::membership::{enrollment, renewal};
 use crate::names::{HostsFiles, Learner, Resolvers};
-use crate::plane::{Applier, underlay};
+use crate::plane::{Applier, NAMESPACES, underlay};
 use crate::swarm::follower::SwarmFollower;
 use crate::swarm::orphans;
-
-/// Directory of named network namespaces (ip-netns(8)).
-pub const NAMESPACES: &str = "/run/netns";
 
 /// Deadline of the shutdown of all tasks.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);

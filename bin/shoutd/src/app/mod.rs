@@ -1,5 +1,6 @@
 //! The process: its settings, its shared services, and how it starts and ends.
 
+pub mod clock;
 pub mod condition;
 pub mod daemon;
 pub mod last_run;

@@ -11,7 +11,7 @@ use shoutd_consensus::{FILES, remedy};
 use shoutd_core::limits::PORT;
 use shoutd_core::plane::namespace_vni;
 
-use crate::app::daemon::NAMESPACES;
+use crate::plane::NAMESPACES;
 
 /// Free disk space that a new host needs, in octets: several times the size of its files in
 /// a cluster of a few hosts and networks.

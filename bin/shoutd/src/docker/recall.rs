@@ -18,8 +18,8 @@ use shoutd_docker::engine::{AttachedEndpoint, EngineError};
 use tokio::time::timeout;
 use tracing::warn;
 
+use crate::app::clock;
 use crate::app::services::Services;
-use crate::ipam::leases;
 
 /// How long the first look at the kernel may take.
 const LOOK_TIME: Duration = Duration::from_secs(5);
@@ -105,7 +105,7 @@ async fn found_endpoint(
         mac,
         sandbox: Some(sandbox),
         multicast_routes: BTreeSet::new(),
-        created: leases::now(),
+        created: clock::now(),
         left: None,
         container: None,
     };

@@ -11,6 +11,7 @@ use shoutd_core::{DockerNetworkId, EndpointId, NetworkId};
 use shoutd_docker::engine::EngineError;
 use tracing::warn;
 
+use crate::app::clock;
 use crate::app::services::Services;
 use crate::ipam::leases;
 
@@ -33,7 +34,7 @@ impl StaleEndpoints {
         let local = self.services.local.get();
         let suspects = suspects(&local, |id, endpoint| self.services.plane.interface(id, endpoint));
         let listing = self.listing(&local, &suspects).await;
-        let now = Times { wall: leases::now(), steady: self.begun.elapsed() };
+        let now = Times { wall: clock::now(), steady: self.begun.elapsed() };
         let stale = self.unlisted.stale(&local, &suspects, &listing, now);
         if stale.is_empty() {
             return;

@@ -2,7 +2,7 @@
 //! its endpoints, and a small stock.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use shoutd_core::NetworkId;
 use shoutd_core::cluster::Command;
@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::api::events::Events;
+use crate::app::clock::now;
 use crate::app::local_state::LocalState;
 use crate::membership::agreement::Agreement;
 
@@ -25,11 +26,6 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// How long a starting container waits for the attachment to be agreed on. Without a majority it is
 /// agreed on later.
 const ATTACH_DEADLINE: Duration = Duration::from_secs(1);
-
-/// The time since 1970; zero for a clock before that.
-pub fn now() -> Duration {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
 
 /// Attaches this host to a network in agreed state, so that the other hosts send to it. If that
 /// fails, [`run`] tries again.

@@ -15,7 +15,7 @@ use shoutd_core::cluster::{Command, Token as AgreedToken};
 use shoutd_core::view::{RotateToken, TokenView};
 use shoutd_peer::{CredentialStore, Secret, Token};
 
-use crate::ipam::leases::now;
+use crate::app::clock::now;
 use crate::membership::agreement::Agreement;
 
 /// Default lifetime of a token: long enough to set up a cluster.

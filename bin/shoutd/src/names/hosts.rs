@@ -7,8 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, ErrorKind, Read, Seek};
-use std::os::unix::fs::FileExt;
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::in_place::rewrite_as;
 use super::leftovers::Leftovers;
 use super::proof::open_own;
 use crate::app::services::Services;
@@ -26,12 +26,6 @@ use crate::app::services::Services;
 /// Interval at which all files are checked: Docker or a process in the container may change a file
 /// at any time.
 const PERIOD: Duration = Duration::from_secs(10);
-
-/// Size limit of a file that we change, in octets.
-const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// How often a file is read again while another process writes it.
-const TRIES_MAX: u32 = 5;
 
 /// The hosts files of this host's containers.
 #[derive(Debug)]
@@ -140,42 +134,12 @@ fn rewrite(file: &mut File, directory: &Directory) -> io::Result<()> {
     rewrite_as(file, |now| hosts_file(now, directory))
 }
 
-/// Replaces the text of a file, unless `wanted` returns `None`. It is written in place, because the
-/// file is mounted into a container.
-pub fn rewrite_as(
-    file: &mut File,
-    mut wanted: impl FnMut(&str) -> Option<String>,
-) -> io::Result<()> {
-    for _ in 0..TRIES_MAX {
-        let now = read(file)?;
-        let Some(wanted) = wanted(&now) else { return Ok(()) };
-        if read(file)? == now {
-            file.write_all_at(wanted.as_bytes(), 0)?;
-            return file.set_len(wanted.len() as u64);
-        }
-    }
-    Err(io::Error::new(ErrorKind::WouldBlock, "another process keeps writing it"))
-}
-
-fn read(file: &mut File) -> io::Result<String> {
-    let mut octets = Vec::new();
-    file.rewind()?;
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut octets)?;
-    if octets.len() as u64 > FILE_BYTES_MAX {
-        return Err(io::Error::new(
-            ErrorKind::InvalidData,
-            format!("it is larger than {FILE_BYTES_MAX} octets"),
-        ));
-    }
-    String::from_utf8(octets)
-        .map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not valid UTF-8"))
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
     use std::os::unix::fs::MetadataExt;
 
+    use super::super::in_place::FILE_BYTES_MAX;
     use super::super::proof::open_plain;
     use super::*;
 

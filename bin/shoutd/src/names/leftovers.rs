@@ -11,7 +11,7 @@ use shoutd_core::events::EventKind;
 use shoutd_core::names::{Cleaned, KnowingContainer, without_lines};
 use tracing::{debug, warn};
 
-use super::hosts::rewrite_as;
+use super::in_place::rewrite_as;
 use super::proof::open_plain;
 use crate::api::events::Events;
 

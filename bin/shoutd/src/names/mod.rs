@@ -5,6 +5,7 @@
 
 mod answer;
 mod hosts;
+mod in_place;
 mod learning;
 mod leftovers;
 mod proof;

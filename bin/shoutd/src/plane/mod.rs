@@ -32,6 +32,9 @@ use crate::app::condition::{Unmet, met};
 use crate::app::local_state::LocalState;
 use crate::membership::agreement::Agreement;
 
+/// Directory of named network namespaces (ip-netns(8)).
+pub const NAMESPACES: &str = "/run/netns";
+
 /// How long Docker waits for an interface. Creating one takes milliseconds, or longer on a busy
 /// machine.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(10);

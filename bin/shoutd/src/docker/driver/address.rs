@@ -19,6 +19,7 @@ use shoutd_docker::plugin::{
 };
 
 use super::{Driver, driver_error, naming};
+use crate::app::clock;
 use crate::ipam::{leases, stock};
 use crate::membership::agreement::AgreementError;
 
@@ -119,7 +120,7 @@ async fn lease_exactly(
     let reserved = driver.services.local.change(|local| {
         let is_free = !local.uses(network, address);
         if is_free {
-            let reservation = Reservation { since: leases::now() };
+            let reservation = Reservation { since: clock::now() };
             local.reservations.entry(network.clone()).or_default().insert(address, reservation);
         }
         is_free
@@ -163,7 +164,7 @@ async fn lease_from(
     for _ in 0..TRIES_FOR_STOCK_MAX {
         let cluster = agreement.cluster();
         let reserved = local.change(|local| {
-            local.reserve_from_stock(&cluster, agreement.me, network, pool, leases::now())
+            local.reserve_from_stock(&cluster, agreement.me, network, pool, clock::now())
         });
         if let Some(address) = reserved.await.map_err(driver_error)? {
             return Ok(Ok(address));

@@ -16,6 +16,7 @@ use shoutd_docker::plugin::{
 use tracing::{info, warn};
 
 use super::{Driver, driver_error, naming};
+use crate::app::clock;
 use crate::ipam::{leases, stock};
 
 /// `CreateEndpoint`. If it fails, Docker does not call `DeleteEndpoint`, so a failure may leave
@@ -60,7 +61,7 @@ pub async fn create(
         mac,
         sandbox: None,
         multicast_routes: BTreeSet::new(),
-        created: leases::now(),
+        created: clock::now(),
         left: None,
         container: None,
     };
@@ -135,7 +136,7 @@ pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverEr
 pub async fn leave(driver: &Driver, endpoint: &EndpointId) -> Result<(), DriverError> {
     let cluster = driver.services.agreement.cluster();
     let left = driver.services.local.change(|local| {
-        local.leave(endpoint, leases::now(), |network| cluster.multicast_routes(network));
+        local.leave(endpoint, clock::now(), |network| cluster.multicast_routes(network));
         local.endpoints.get(endpoint).map(|endpoint| endpoint.network.clone())
     });
     if let Some(network) = left.await.map_err(driver_error)?

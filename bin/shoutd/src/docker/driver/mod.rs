@@ -23,8 +23,8 @@ use shoutd_docker::plugin::{
     RequestAddress, RequestPool, Scope,
 };
 
+use crate::app::clock;
 use crate::app::services::Services;
-use crate::ipam::leases;
 
 /// The driver of this host.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Driver {
         let routes_of = |network: &NetworkId| cluster.multicast_routes(network);
         self.services
             .local
-            .change(|local| local.forget(&id, leases::now(), routes_of))
+            .change(|local| local.forget(&id, clock::now(), routes_of))
             .await
             .map_err(driver_error)?;
         let text = format!("its container is gone, and its {wanted} was requested again");

@@ -18,7 +18,7 @@ use shoutd_peer::{Authority, Caller, CredentialStore, Rejection, Secret};
 use tracing::{info, warn};
 
 use super::wire::{Answer, Request};
-use crate::ipam::leases;
+use crate::app::clock;
 use crate::membership::agreement::{Agreement, AgreementError};
 
 /// Hosts that asked this member and wait for approval. The entries come from unauthenticated hosts,
@@ -151,11 +151,11 @@ impl Enrollment {
             .admissions
             .approvals
             .get(key)
-            .is_some_and(|until| *until > leases::now())
+            .is_some_and(|until| *until > clock::now())
     }
 
     async fn agree(&self, caller: Caller, pass: Pass) -> Result<(), Rejection> {
-        let command = Command::Enroll { host: caller.host, pass, now: leases::now() };
+        let command = Command::Enroll { host: caller.host, pass, now: clock::now() };
         // If agreed state refuses the command already here, repeated requests cost the cluster no
         // proposal.
         if let Err(refusal) = Cluster::clone(&self.agreement.cluster()).apply(&command) {

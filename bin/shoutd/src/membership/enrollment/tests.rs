@@ -22,7 +22,7 @@ use tokio::time::timeout;
 
 use super::member::{Waiting, router};
 use super::wire::{Answer, Request};
-use crate::ipam::leases::now;
+use crate::app::clock::now;
 use crate::membership::agreement::Agreement;
 
 /// Deadline of everything that must happen; long, because the machine may be busy.
