@@ -26,6 +26,7 @@ use tracing::debug;
 
 use self::state::{Direction, State};
 use crate::api::events::Events;
+use crate::app::condition::met;
 use crate::app::local_state::LocalState;
 use crate::membership::agreement::Agreement;
 use crate::plane::Plane;
@@ -212,9 +213,8 @@ impl Advertiser {
     /// The name of the host that has an endpoint with this MAC address. If a container was just
     /// stopped there and is started here, that host has not withdrawn it yet, so we wait a moment.
     pub async fn holder_of_mac(&self, network: &NetworkId, mac: MacAddress) -> Option<String> {
-        let mut heard = self.heard.subscribe();
-        let is_free = heard.wait_for(|heard| heard.holder_of_mac(network, mac).is_none());
-        if tokio::time::timeout(READY_DEADLINE, is_free).await.is_ok() {
+        let is_free = |heard: &Arc<PeerStates>| heard.holder_of_mac(network, mac).is_none();
+        if met(&self.heard.subscribe(), READY_DEADLINE, is_free).await.is_ok() {
             return None;
         }
         let holder = self.heard.borrow().holder_of_mac(network, mac)?;

@@ -30,7 +30,7 @@ use crate::api::events::{self, Events};
 use crate::api::rollout::{self, Rollouts};
 use crate::api::views::Views;
 use crate::app::opening::{Daemon, raise_descriptor_limit};
-use crate::app::services::Services;
+use crate::app::services::{Owners, Services};
 use crate::app::settings::Wanted;
 use crate::app::supervision::Tasks;
 use crate::app::{last_run, memory, readiness, sockets};
@@ -38,14 +38,14 @@ use crate::docker::driver::Driver;
 use crate::docker::follower::EngineFollower;
 use crate::docker::mirrors::Mirrors;
 use crate::docker::recall::recall;
-use crate::ipam::{leases, stock};
+use crate::ipam::{claimer, leases, stock};
 use crate::membership::enrollment::Waiting;
 use crate::membership::formation::Formation;
 use crate::membership::leaving::Leaving;
 use crate::membership::tokens::{self, Tokens};
 use crate::membership::{enrollment, renewal};
 use crate::names::{HostsFiles, Learner, Resolvers};
-use crate::plane::{Applier, NAMESPACES, underlay};
+use crate::plane::{NAMESPACES, underlay};
 use crate::swarm::follower::SwarmFollower;
 use crate::swarm::orphans;
 
@@ -87,7 +87,6 @@ pub async fn run(arguments: StartArguments, directories: Directories) -> Result<
 /// The running parts that know each other.
 struct Parts {
     services: Services,
-    applier: Applier,
     leaving: Arc<Leaving>,
     control: Arc<Control>,
     follower: EngineFollower,
@@ -100,14 +99,14 @@ struct Parts {
 
 impl Daemon {
     /// Builds the parts. Nothing runs yet, except the data plane's threads.
-    fn parts(&self, kernel: LinuxKernel) -> Result<(Formation, Parts)> {
+    fn parts(&self, kernel: LinuxKernel) -> Result<(Formation, Owners, Parts)> {
         let (underlay_problem, underlay_seen) = watch::channel(None);
         let (membership, member) =
             watch::channel(Membership::Joining("it has only just started".to_owned()));
         let (engine_state, engine_seen) = watch::channel(view::Engine::Absent(
             "shoutd serves it only when this host is a member of a cluster".to_owned(),
         ));
-        let (services, applier) = self.services(kernel, member)?;
+        let (services, owners) = self.services(kernel, member)?;
         let mirrors = Arc::new(Mirrors::new(services.clone()));
         let swarm = Arc::new(SwarmFollower::new(services.clone()));
         let waiting = Arc::new(Waiting::default());
@@ -147,7 +146,6 @@ impl Daemon {
         let learner = Learner { services: services.clone(), compared: comparisons };
         let parts = Parts {
             services,
-            applier,
             leaving,
             control,
             follower,
@@ -157,7 +155,7 @@ impl Daemon {
             underlay_problem,
             moved: watch::channel(None).0,
         };
-        Ok((formation, parts))
+        Ok((formation, owners, parts))
     }
 
     /// What the control server shows, with the problems of the underlay and the engine's state.
@@ -190,7 +188,7 @@ impl Daemon {
     }
 
     async fn run(self, kernel: LinuxKernel) -> Result<Ended> {
-        let (formation, parts) = self.parts(kernel)?;
+        let (formation, owners, parts) = self.parts(kernel)?;
         let (services, leaving) = (parts.services.clone(), parts.leaving.clone());
         // Before anything acts on local state.
         recall(&services, &self.name).await;
@@ -198,14 +196,17 @@ impl Daemon {
         let (consensus, credentials) = (self.consensus.clone(), self.credentials.clone());
         let (data_directory, plugin_path) = (self.data_directory.clone(), self.plugin_path.clone());
         let (control, mut moved) = (parts.control.clone(), parts.moved.subscribe());
-        let stop = CancellationToken::new();
+        let (stop, stop_owners) = (CancellationToken::new(), CancellationToken::new());
+        let mut owners = spawn_owners(owners, &services, &stop_owners);
         let mut tasks = self.spawn(parts, &stop);
         info!(host = %services.agreement.me, %address, "shoutd has started");
         readiness::ready();
 
         let member = form_and_wait(&formation, &control.tokens, &leaving, &data_directory);
         let ended = tokio::select! {
-            ended = until_a_task_ends(&mut tasks, member) => ended.map(|()| Ended::Stopped),
+            ended = until_a_task_ends([&mut tasks, &mut owners], member) => {
+                ended.map(|()| Ended::Stopped)
+            }
             Ok(_) = moved.wait_for(Option::is_some) => Ok(Ended::Moved),
         };
         // The service manager must not wait for the end of a daemon that starts again in place.
@@ -213,9 +214,12 @@ impl Daemon {
             readiness::stopping();
         }
         info!("stopping; containers stay connected");
-        stop.cancel();
-        if let Err(running) = tasks.join_all(STOP_DEADLINE).await {
-            warn!("these tasks did not end in time: {}", running.join(", "));
+        // The owners last: calls of Docker that are in progress wait for them.
+        for (stop, tasks) in [(&stop, &mut tasks), (&stop_owners, &mut owners)] {
+            stop.cancel();
+            if let Err(running) = tasks.join_all(STOP_DEADLINE).await {
+                warn!("these tasks did not end in time: {}", running.join(", "));
+            }
         }
         consensus.shutdown().await;
         if leaving.has_left() {
@@ -257,7 +261,6 @@ impl Daemon {
         tasks.spawn("underlay follower", follow);
         let notices = record_notices(self.consensus, services.events.clone(), stop.clone());
         tasks.spawn("notices", notices);
-        tasks.spawn("plane", parts.applier.run(stop.clone()));
         tasks.spawn("engine follower", parts.follower.run(stop.clone()));
         tasks.spawn("name learner", parts.learner.run(stop.clone()));
         tasks.spawn("Swarm follower", parts.swarm.run(stop.clone()));
@@ -266,6 +269,15 @@ impl Daemon {
         spawn_background(&mut tasks, &services, stop);
         tasks
     }
+}
+
+/// Starts the tasks that the driver's handlers wait for.
+fn spawn_owners(owners: Owners, services: &Services, stop: &CancellationToken) -> Tasks {
+    let mut tasks = Tasks::default();
+    tasks.spawn("plane", owners.applier.run(stop.clone()));
+    let claims = claimer::run(services.clone(), owners.pending_claims, stop.clone());
+    tasks.spawn("claims", claims);
+    tasks
 }
 
 /// Starts the tasks that need nothing but the shared services.
@@ -287,13 +299,14 @@ fn spawn_background(tasks: &mut Tasks, services: &Services, stop: &CancellationT
 
 /// Waits for `member`, or for a task that ends before it is asked to.
 async fn until_a_task_ends(
-    tasks: &mut Tasks,
+    [tasks, owners]: [&mut Tasks; 2],
     member: impl Future<Output = Result<()>>,
 ) -> Result<()> {
     tokio::pin!(member);
     let ended = tokio::select! {
         ended = &mut member => return ended,
         ended = tasks.first_ended() => ended,
+        ended = owners.first_ended() => ended,
     };
     // A task also ends because Raft has stopped, which tells more.
     match timeout(RAFT_STOPS, member).await {
@@ -393,24 +406,32 @@ mod tests {
     #[tokio::test]
     async fn a_task_that_ends_takes_the_daemon_down_with_its_name() {
         let stop = CancellationToken::new();
-        let mut tasks = Tasks::default();
-        tasks.spawn("plane", stop.clone().cancelled_owned());
+        let (mut tasks, mut owners) = (Tasks::default(), Tasks::default());
+        tasks.spawn("leases", stop.clone().cancelled_owned());
+        owners.spawn("plane", stop.clone().cancelled_owned());
         tasks.spawn("advertiser", async { panic!("no room") });
-        let ended = until_a_task_ends(&mut tasks, pending()).await.unwrap_err().to_string();
+        let ended = until_a_task_ends([&mut tasks, &mut owners], pending()).await;
+        let ended = ended.unwrap_err().to_string();
         assert_eq!(
             ended,
             "the task advertiser panicked: no room; shoutd stops, to be started again"
         );
+        owners.spawn("claims", async {});
+        let ended = until_a_task_ends([&mut tasks, &mut owners], pending()).await;
+        let ended = ended.unwrap_err().to_string();
+        assert_eq!(ended, "the task claims ended; shoutd stops, to be started again");
         stop.cancel();
         assert_eq!(tasks.join_all(STOP_DEADLINE).await, Ok(()), "the others end in order");
+        assert_eq!(owners.join_all(STOP_DEADLINE).await, Ok(()));
     }
 
     #[tokio::test]
     async fn the_end_of_raft_tells_more_than_the_tasks_that_end_with_it() {
-        let mut tasks = Tasks::default();
+        let (mut tasks, mut owners) = (Tasks::default(), Tasks::default());
         tasks.spawn("notices", async {});
         let member = ready(Err(anyhow!("Raft has stopped: the disk is full")));
-        let ended = until_a_task_ends(&mut tasks, member).await.unwrap_err().to_string();
+        let ended = until_a_task_ends([&mut tasks, &mut owners], member).await;
+        let ended = ended.unwrap_err().to_string();
         assert_eq!(ended, "Raft has stopped: the disk is full");
     }
 }

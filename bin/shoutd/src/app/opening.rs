@@ -26,14 +26,15 @@ use crate::advertise::{Advertiser, LocalMemberships};
 use crate::api::events::Events;
 use crate::app::local_state::LocalState;
 use crate::app::preconditions::{refuse_little_room, refuse_missing, refuse_occupied_tunnel_port};
-use crate::app::services::Services;
+use crate::app::services::{Owners, Services};
 use crate::app::settings::{Resolved, Wanted};
 use crate::docker::pending_removals::PendingRemovals;
+use crate::ipam::claims::Claims;
 use crate::membership::agreement::Agreement;
 use crate::membership::enrollment::{Applicant, HeldToken};
 use crate::membership::formation::Formation;
 use crate::membership::renewal;
-use crate::plane::{Applier, Plane, underlay};
+use crate::plane::{Plane, underlay};
 
 /// All that is checked, opened and bound before the daemon serves anything. If this fails, nothing
 /// has been changed.
@@ -142,12 +143,12 @@ impl Daemon {
         })
     }
 
-    /// Creates the shared services and the plane task, and starts the data plane's thread.
+    /// Creates the shared services with what their tasks own, and starts the data plane's thread.
     pub(super) fn services(
         &self,
         kernel: LinuxKernel,
         member: watch::Receiver<Membership>,
-    ) -> Result<(Services, Applier)> {
+    ) -> Result<(Services, Owners)> {
         let agreement =
             Agreement::new(self.consensus.identity().host(), self.consensus.clone(), member);
         let reconciler = Reconciler::spawn(kernel, self.capabilities.tier)
@@ -176,8 +177,10 @@ impl Daemon {
             heard,
             events.clone(),
         );
+        let (claims, pending_claims) = Claims::new();
         let services = Services {
             plane,
+            claims: Arc::new(claims),
             advertiser: Arc::new(advertiser),
             removals: Arc::new(PendingRemovals::new(
                 agreement.clone(),
@@ -191,7 +194,7 @@ impl Daemon {
             engine: self.engine.clone(),
             in_flight: Arc::default(),
         };
-        Ok((services, applier))
+        Ok((services, Owners { applier, pending_claims }))
     }
 
     /// Makes this host a member of its cluster.

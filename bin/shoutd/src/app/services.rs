@@ -4,14 +4,25 @@ use std::sync::Arc;
 
 use shoutd_docker::engine::EngineClient;
 use shoutd_peer::Client;
+use tokio::sync::mpsc;
 
 use crate::advertise::Advertiser;
 use crate::api::events::Events;
 use crate::app::local_state::LocalState;
 use crate::docker::in_flight::InFlight;
 use crate::docker::pending_removals::PendingRemovals;
+use crate::ipam::claims::{Claims, Pending};
 use crate::membership::agreement::Agreement;
-use crate::plane::Plane;
+use crate::plane::{Applier, Plane};
+
+/// What the tasks of services own, until they are started.
+#[derive(Debug)]
+pub struct Owners {
+    /// The plane task.
+    pub applier: Applier,
+    /// For the claims task.
+    pub pending_claims: mpsc::Receiver<Pending>,
+}
 
 /// Handles to the daemon's state and connections. A clone shares them.
 #[derive(Debug, Clone)]
@@ -22,6 +33,8 @@ pub struct Services {
     pub local: Arc<LocalState>,
     /// The data plane.
     pub plane: Arc<Plane>,
+    /// Addresses that Docker requests.
+    pub claims: Arc<Claims>,
     /// Advertisements of this host and its peers.
     pub advertiser: Arc<Advertiser>,
     /// Client of the peers.

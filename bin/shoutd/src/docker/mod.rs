@@ -8,4 +8,5 @@ pub mod mirrors;
 pub mod pending_removals;
 pub mod recall;
 pub mod restarts;
+pub mod sandbox;
 pub mod stale_endpoints;

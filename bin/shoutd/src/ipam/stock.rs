@@ -11,13 +11,14 @@ use axum::{Extension, Json, Router};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use shoutd_consensus::ProposeError;
-use shoutd_core::cluster::{Command, Refusal, WantedAddress};
+use shoutd_core::cluster::{Cluster, Command, Refusal, WantedAddress};
 use shoutd_core::stock::{TakenChoice, holders_of_spares, spare};
 use shoutd_core::{HostId, NetworkId};
 use shoutd_peer::{Caller, Rejection};
 use tokio::time::timeout;
 use tracing::debug;
 
+use crate::app::condition::met;
 use crate::app::services::Services;
 use crate::membership::agreement::AgreementError;
 
@@ -135,13 +136,12 @@ pub async fn take_spare(services: &Services, network: &NetworkId, range: IpNet) 
     };
     let Ok(Some(address)) = timeout(SPARE_DEADLINE, ask).await else { return false };
     let me = services.agreement.me;
-    let mut agreed = services.agreement.watch();
-    let is_here = agreed.wait_for(|cluster| {
+    let is_here = |cluster: &Arc<Cluster>| {
         let known = cluster.networks.get(network);
         known.is_some_and(|known| known.leases.get(&address) == Some(&me))
-    });
-    let is_here = matches!(timeout(DEADLINE, is_here).await, Ok(Ok(_)));
-    is_here && services.local.change(|local| local.keep(network, address)).await.is_ok()
+    };
+    let is_here = met(&services.agreement.watch(), DEADLINE, is_here).await;
+    is_here.is_ok() && services.local.change(|local| local.keep(network, address)).await.is_ok()
 }
 
 /// Asks one host. An older version does not know the request.

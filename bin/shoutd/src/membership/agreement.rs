@@ -11,6 +11,8 @@ use shoutd_core::view::Membership;
 use shoutd_core::{HostId, NetworkId};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
+use crate::app::condition::met;
+
 /// Handle to agreed state.
 #[derive(Debug, Clone)]
 pub struct Agreement {
@@ -82,12 +84,10 @@ impl Agreement {
     /// # Errors
     /// It is not a member by the deadline.
     pub async fn member(&self) -> Result<(), AgreementError> {
-        let mut membership = self.membership.clone();
-        let member = membership.wait_for(|membership| *membership == Membership::Member);
-        let waited = tokio::time::timeout(AGREEMENT_DEADLINE, member).await;
-        match waited {
-            Ok(Ok(_)) => Ok(()),
-            _ => match self.membership() {
+        let is_member = |membership: &Membership| *membership == Membership::Member;
+        match met(&self.membership, AGREEMENT_DEADLINE, is_member).await {
+            Ok(_) => Ok(()),
+            Err(_) => match self.membership() {
                 Membership::Member => Ok(()),
                 Membership::Joining(why) => Err(AgreementError::NoMember(why)),
                 Membership::AwaitingApproval { .. } => {

@@ -20,7 +20,8 @@ use shoutd_docker::plugin::{
 
 use super::{Driver, driver_error, naming};
 use crate::app::clock;
-use crate::ipam::{leases, stock};
+use crate::ipam::claims::Claim;
+use crate::ipam::leases;
 use crate::membership::agreement::AgreementError;
 
 /// How long a subnet that we chose for Docker is not chosen again. Docker creates its network at
@@ -111,12 +112,14 @@ async fn lease_exactly(
     address: IpAddr,
     subnet: IpNet,
 ) -> Result<IpNet, DriverError> {
-    driver.evict_gone(network, Wanted::Address(address)).await?;
+    let claims = &driver.services.claims;
+    let none_gone = Claim::NoneGone(Wanted::Address(address));
+    claims.met(network, none_gone).await.map_err(driver_error)?;
     let in_use = || DriverError::new(format!("address {address} is already in use on this host"));
     if driver.services.local.get().uses(network, address) {
         return Err(in_use());
     }
-    stock::claim_exactly(&driver.services, network, address).await.map_err(driver_error)?;
+    claims.met(network, Claim::Leased(address)).await.map_err(driver_error)?;
     let reserved = driver.services.local.change(|local| {
         let is_free = !local.uses(network, address);
         if is_free {
@@ -175,7 +178,7 @@ async fn lease_from(
             Err(AgreementError::Propose(ProposeError::Refused(
                 refusal @ Refusal::Exhausted { .. },
             ))) => {
-                if !stock::take_spare(&driver.services, network, range).await {
+                if driver.services.claims.met(network, Claim::Spare(range)).await.is_err() {
                     return Ok(Err(refusal));
                 }
             }

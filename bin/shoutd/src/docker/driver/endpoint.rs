@@ -17,7 +17,8 @@ use tracing::{info, warn};
 
 use super::{Driver, driver_error, naming};
 use crate::app::clock;
-use crate::ipam::{leases, stock};
+use crate::ipam::claims::Claim;
+use crate::ipam::leases;
 
 /// `CreateEndpoint`. If it fails, Docker does not call `DeleteEndpoint`, so a failure may leave
 /// nothing behind but leases, which are returned automatically.
@@ -42,16 +43,15 @@ pub async fn create(
     if let Some(mac) = request.mac {
         ensure_mac_is_free(driver, &network, mac).await?;
     }
+    let claims = &driver.services.claims;
     let _gate = driver.services.agreement.hold_leases().await;
     for address in addresses.iter().map(IpNet::addr) {
         // First, because the cluster cannot distinguish two endpoints of this host.
-        driver.evict_gone(&network, Wanted::Address(address)).await?;
-        if !is_swarm
-            && let Err(error) = stock::claim_exactly(&driver.services, &network, address).await
-        {
-            return Err(driver_error(
-                stock::explain(&driver.services, &network, address, error).await,
-            ));
+        let none_gone = Claim::NoneGone(Wanted::Address(address));
+        claims.met(&network, none_gone).await.map_err(driver_error)?;
+        if !is_swarm {
+            let leased = claims.met(&network, Claim::LeasedOrExplained(address)).await;
+            leased.map_err(driver_error)?;
         }
     }
     let attached = network.clone();
@@ -79,7 +79,8 @@ async fn ensure_mac_is_free(
     network: &NetworkId,
     mac: MacAddress,
 ) -> Result<(), DriverError> {
-    driver.evict_gone(network, Wanted::Mac(mac)).await?;
+    let none_gone = Claim::NoneGone(Wanted::Mac(mac));
+    driver.services.claims.met(network, none_gone).await.map_err(driver_error)?;
     match driver.services.advertiser.holder_of_mac(network, mac).await {
         None => Ok(()),
         Some(host) => Err(DriverError::new(format!(

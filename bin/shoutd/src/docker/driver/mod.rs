@@ -1,11 +1,13 @@
-//! The network and IPAM driver. A call proposes a command to the cluster or changes local state;
-//! only the reconciler changes the kernel. `Join` and `Leave` also wait for the reconciler.
+//! The network and IPAM driver.
+//!
+//! A handler decides by plans of the core (`shoutd_core::driver`), proposes commands to the
+//! cluster, changes local state, and awaits conditions, each with a deadline. It touches neither
+//! the kernel nor a peer: the tasks that follow the state do that.
 
 mod address;
 mod endpoint;
 mod naming;
 mod network;
-mod sandbox;
 mod swarm;
 
 use std::collections::BTreeMap;
@@ -13,7 +15,6 @@ use std::time::Instant;
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
-use shoutd_core::driver::{Wanted, rival};
 use shoutd_core::events::EventKind;
 use shoutd_core::local::Local;
 use shoutd_core::{DockerNetworkId, NetworkId};
@@ -23,7 +24,6 @@ use shoutd_docker::plugin::{
     RequestAddress, RequestPool, Scope,
 };
 
-use crate::app::clock;
 use crate::app::services::Services;
 
 /// The driver of this host.
@@ -48,34 +48,6 @@ impl Driver {
                 "shoutd on this host does not know network {id}; remove it and create it again"
             ))
         })
-    }
-}
-
-impl Driver {
-    /// Forgets the endpoint that has this address or MAC address if its container is gone: an
-    /// engine that was killed reuses it without `DeleteEndpoint`.
-    async fn evict_gone(&self, network: &NetworkId, wanted: Wanted) -> Result<(), DriverError> {
-        let local = self.services.local.get();
-        let Some((id, sandbox)) = rival(&local, network, wanted) else { return Ok(()) };
-        let is_gone =
-            local.endpoints.get(&id).is_none_or(|rival| self.services.plane.is_gone(&id, rival));
-        if !is_gone
-            && tokio::task::spawn_blocking(move || sandbox::is_inhabited(&sandbox))
-                .await
-                .unwrap_or(true)
-        {
-            return Ok(());
-        }
-        let cluster = self.services.agreement.cluster();
-        let routes_of = |network: &NetworkId| cluster.multicast_routes(network);
-        self.services
-            .local
-            .change(|local| local.forget(&id, clock::now(), routes_of))
-            .await
-            .map_err(driver_error)?;
-        let text = format!("its container is gone, and its {wanted} was requested again");
-        self.services.events.note(EventKind::EndpointForgotten, id.short(), &text);
-        Ok(())
     }
 }
 

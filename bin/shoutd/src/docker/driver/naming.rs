@@ -15,6 +15,7 @@ use shoutd_core::restarts::NOT_AGREED;
 use shoutd_docker::plugin::DriverError;
 
 use super::Driver;
+use crate::app::condition::met;
 
 /// Waits until the name of a network is agreed on. The engine's API answers during this call,
 /// except while the engine boots. Then this fails after the deadline, and `docker::restarts` starts
@@ -24,9 +25,8 @@ use super::Driver;
 /// Another network has the name, or there is no agreement in time.
 pub async fn settle(driver: &Driver, network: &NetworkId) -> Result<(), DriverError> {
     let is_known = |cluster: &Arc<Cluster>| cluster.naming(network) != Naming::Open;
-    let mut agreed = driver.services.agreement.watch();
-    // After a timeout, too, the agreed state decides.
-    _ = tokio::time::timeout(AGREEMENT_DEADLINE, agreed.wait_for(is_known)).await;
+    // After the deadline, too, the agreed state decides.
+    _ = met(&driver.services.agreement.watch(), AGREEMENT_DEADLINE, is_known).await;
     match driver.services.agreement.cluster().naming(network) {
         Naming::Settled => Ok(()),
         Naming::Open => Err(DriverError::new(format!(
