@@ -84,7 +84,7 @@ mod tests {
     use shoutd_core::plane::{Segment, Vtep};
 
     use super::*;
-    use crate::kernel::KernelError;
+    use crate::kernel_error::KernelError;
 
     fn vni(number: u32) -> Vni {
         Vni::new(number).unwrap()

@@ -10,7 +10,7 @@ use shoutd_core::Vni;
 use shoutd_core::multicast::{Memberships, SourceFilter};
 use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Vtep};
 
-use crate::kernel::KernelError;
+use crate::kernel_error::KernelError;
 use crate::mdb_pressure::MdbPressure;
 
 /// Replication and pins of segments: MDBs, FDBs and group filters.

@@ -10,15 +10,13 @@ use shoutd_core::Vni;
 use shoutd_core::plane::{Desired, Learning, Observed, Segment};
 use tokio::sync::watch;
 
-use crate::kernel::KernelError;
+use crate::forwarding_failure::ForwardingFailure;
+use crate::generation::Generation;
+use crate::kernel_error::KernelError;
 use crate::membership_follower::{AllMemberships, MembershipFollower};
 use crate::reconcile::ActionFailure;
-use crate::replicator::{self, ForwardingFailure, Post, Revision};
+use crate::replicator::{self, Post, Revision};
 use crate::scope::Scope;
-
-/// Numbers the desired states that were applied.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Generation(pub(crate) u64);
 
 /// Why a desired state does not hold at the deadline.
 #[derive(Debug, Clone, thiserror::Error)]

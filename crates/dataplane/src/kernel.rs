@@ -1,7 +1,6 @@
 //! The interface to a kernel.
 
 use std::collections::BTreeSet;
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use shoutd_core::plane::{Action, Observed};
 
 use crate::forwarding::{ForwardingTables, MembershipSource};
+use crate::kernel_error::KernelError;
 
 /// A kernel to observe and to change.
 pub trait Kernel: Send {
@@ -27,52 +27,4 @@ pub trait Kernel: Send {
 
     /// Waits until an observed object may have changed, `wake` is readable, or the time is over.
     fn wait(&mut self, wake: BorrowedFd<'_>, timeout: Duration);
-}
-
-/// An error of a kernel.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum KernelError {
-    /// A netlink request failed.
-    #[error(transparent)]
-    Netlink(#[from] shoutd_netlink::Error),
-    /// A device does not exist.
-    #[error("there is no device {device} in namespace {namespace}")]
-    NoDevice {
-        /// Its name.
-        device: String,
-        /// Its namespace.
-        namespace: String,
-    },
-    /// A namespace does not exist.
-    #[error("there is no network namespace {namespace}")]
-    NoNamespace {
-        /// Its name or path.
-        namespace: String,
-    },
-    /// A device has a name that shoutd needs, but another program made it.
-    #[error("device {device} in namespace {namespace} is not shoutd's: rename or delete it")]
-    Foreign {
-        /// Its name.
-        device: String,
-        /// Its namespace.
-        namespace: String,
-    },
-    /// The directory of named namespaces cannot be watched.
-    #[error("cannot watch {}: {error}", .directory.display())]
-    Watch {
-        /// The directory.
-        directory: PathBuf,
-        /// The cause.
-        error: io::Error,
-    },
-    /// A setting in `/proc/sys/net` cannot be changed.
-    #[error("{0}")]
-    Setting(io::Error),
-    /// There are no descriptors left.
-    #[error("cannot make an eventfd: {0}")]
-    Descriptor(io::Error),
-    /// A fault that a test injected.
-    #[error("injected fault: {0}")]
-    Injected(&'static str),
 }

@@ -7,10 +7,13 @@
 
 mod backoff;
 mod forwarding;
+mod forwarding_failure;
+mod generation;
 mod graceful_restart;
 mod handle;
 mod inside;
 mod kernel;
+mod kernel_error;
 mod linux;
 mod mdb_pressure;
 mod membership_follower;
@@ -26,15 +29,17 @@ pub mod testing;
 mod underlay;
 
 pub use forwarding::{ForwardingTables, MembershipChange, MembershipSource};
-pub use handle::{Generation, ReconcilerHandle, Unsettled};
+pub use forwarding_failure::ForwardingFailure;
+pub use generation::Generation;
+pub use handle::{ReconcilerHandle, Unsettled};
 pub use inside::run_inside;
-pub use kernel::{Kernel, KernelError};
+pub use kernel::Kernel;
+pub use kernel_error::KernelError;
 pub use linux::{LinuxKernel, group_members};
 pub use mdb_pressure::MdbPressure;
 pub use membership_follower::AllMemberships;
 pub use probe::{Capabilities, Incapable, probe};
 pub use reconcile::{ActionFailure, Report, reconcile};
 pub use reconciler::Reconciler;
-pub use replicator::ForwardingFailure;
 pub use scope::Scope;
 pub use underlay::{NoInterface, UnderlayInterface, host_routes, underlay_interface};

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use tracing::warn;
 
 use crate::forwarding::MembershipSource;
-use crate::handle::Generation;
+use crate::generation::Generation;
 use crate::mdb_pressure::MdbPressure;
 
 /// How often it looks without an event.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use shoutd_core::plane::{Action, Desired, DeviceName, diff};
 
-use crate::kernel::{Kernel, KernelError};
+use crate::kernel::Kernel;
+use crate::kernel_error::KernelError;
 
 /// The result of a round.
 #[derive(Debug, Default)]

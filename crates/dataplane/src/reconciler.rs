@@ -14,9 +14,11 @@ use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
 use crate::backoff::{Backoff, RETRY_FIRST, RETRY_LAST};
+use crate::generation::Generation;
 use crate::graceful_restart::GracefulRestart;
-use crate::handle::{Generation, Owner, ReconcilerHandle, Shared, Status};
-use crate::kernel::{Kernel, KernelError};
+use crate::handle::{Owner, ReconcilerHandle, Shared, Status};
+use crate::kernel::Kernel;
+use crate::kernel_error::KernelError;
 use crate::membership_follower;
 use crate::reconcile::{Report, execute_all, sandboxes};
 use crate::replicator::{self, Post};

@@ -11,7 +11,6 @@
 //! new round continues from there.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -28,8 +27,9 @@ use tracing::{debug, warn};
 
 use crate::backoff::{RETRY_FIRST, RETRY_LAST};
 use crate::forwarding::ForwardingTables;
-use crate::handle::Generation;
-use crate::kernel::KernelError;
+use crate::forwarding_failure::ForwardingFailure;
+use crate::generation::Generation;
+use crate::kernel_error::KernelError;
 use crate::table_cache::{CachedTables, TableCache};
 
 /// How old a table cache may be before the tables are read again.
@@ -37,31 +37,6 @@ const AGE_MAX: Duration = Duration::from_secs(10);
 /// Batch size: changes made before we check for a newer desired state. A batch is rounded up to an
 /// entry boundary.
 const CHANGES_AT_ONCE: usize = 256;
-
-/// A change of replication or pins that failed.
-#[derive(Debug, Clone)]
-pub struct ForwardingFailure {
-    /// The segment.
-    pub vni: Vni,
-    /// The change; `None` if the tables could not be read.
-    pub change: Option<Change>,
-    /// The cause.
-    pub error: Arc<KernelError>,
-}
-
-impl fmt::Display for ForwardingFailure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "network with VNI {}, programming replication and pins: {}", self.vni, self.error)
-    }
-}
-
-impl ForwardingFailure {
-    /// Whether only a device is missing. The reconciler is about to make it, or reports why it
-    /// cannot.
-    pub(crate) fn is_early(&self) -> bool {
-        matches!(*self.error, KernelError::NoDevice { .. } | KernelError::NoNamespace { .. })
-    }
-}
 
 /// Counts the reconciler's changes of devices.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]

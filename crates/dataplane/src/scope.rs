@@ -3,8 +3,8 @@
 use shoutd_core::Vni;
 use shoutd_core::plane::{Action, Change, DeviceName};
 
+use crate::forwarding_failure::ForwardingFailure;
 use crate::reconcile::port_of;
-use crate::replicator::ForwardingFailure;
 
 /// Which failures matter to a caller that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,7 +19,7 @@ use shoutd_netlink::{
 use super::handle::{SandboxHandle, SegmentHandle};
 use super::observe::{is_link_local, multicast_routes};
 use super::{GROUP, LEARNED_READ_MAX, LinuxKernel, is_everywhere, is_ours, write_setting};
-use crate::kernel::KernelError;
+use crate::kernel_error::KernelError;
 
 /// TTL of VXLAN packets, as of the host's own packets: enough for any underlay.
 const TTL: u8 = 64;

@@ -16,7 +16,7 @@ use super::BUSY_FOR;
 use super::registry::Registry;
 use super::{LEARNED_READ_MAX, PROTOCOL};
 use crate::forwarding::ForwardingTables;
-use crate::kernel::KernelError;
+use crate::kernel_error::KernelError;
 
 /// The VNI of entries without receivers: they send to the host itself. No network has this VNI, so
 /// the VXLAN device drops the frame before encapsulation (`encap_bypass_if_local`). It needs no

@@ -9,7 +9,7 @@ use shoutd_core::limits::GROUP_MEMBERS_SHOWN_MAX;
 use shoutd_core::plane::{BRIDGE, DeviceName, namespace_name};
 use shoutd_netlink::{Kind, MdbEntry, Namespace, Route};
 
-use crate::kernel::KernelError;
+use crate::kernel_error::KernelError;
 
 /// The container ports of a segment, each with a group in the bridge's MDB; `None` stands for all
 /// groups, at the port of a multicast router. `directory` is that of the segments' namespaces.

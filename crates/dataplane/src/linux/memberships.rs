@@ -24,7 +24,7 @@ use super::registry::Registry;
 use super::reports::Reporting;
 use super::stamps::Stamps;
 use crate::forwarding::{MembershipChange, MembershipSource};
-use crate::kernel::KernelError;
+use crate::kernel_error::KernelError;
 use crate::mdb_pressure::MdbPressure;
 
 /// How often an MDB is read again although no event was lost. It bounds the delay of changes

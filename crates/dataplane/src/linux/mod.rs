@@ -37,7 +37,8 @@ use shoutd_netlink::{Link, Monitor, NamedNamespaces, Namespace, Route};
 use underlay_filter::UnderlayFilterHandle;
 
 use crate::forwarding::{ForwardingTables, MembershipSource};
-use crate::kernel::{Kernel, KernelError};
+use crate::kernel::Kernel;
+use crate::kernel_error::KernelError;
 
 /// The device group (`IFLA_GROUP`) of our devices: "shou" in ASCII. A device can be created in a
 /// group, but its alias, which is the owner tag, can only be set later. So a device in the group

@@ -16,7 +16,7 @@ use shoutd_netlink::{Address, IpRoute, Kind, Link, Namespace, NamespaceId, Peer,
 
 use super::handle::{Failure, Reading, SandboxHandle, SegmentContent, SegmentHandle};
 use super::{LinuxKernel, is_everywhere, is_ours, owner_tag};
-use crate::kernel::KernelError;
+use crate::kernel_error::KernelError;
 
 impl LinuxKernel {
     pub(super) fn observe_all(

@@ -12,7 +12,7 @@ use shoutd_core::multicast::Memberships;
 use shoutd_core::plane::{Change, Desired, DeviceName, Forwarding, Vtep};
 
 use crate::forwarding::{ForwardingTables, MembershipChange, MembershipSource};
-use crate::kernel::KernelError;
+use crate::kernel_error::KernelError;
 use crate::mdb_pressure::MdbPressure;
 
 /// The state, for tests to read and to change. Clones share it.

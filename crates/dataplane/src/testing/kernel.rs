@@ -16,7 +16,8 @@ use shoutd_core::plane::{
 };
 
 use crate::forwarding::{ForwardingTables, MembershipSource};
-use crate::kernel::{Kernel, KernelError};
+use crate::kernel::Kernel;
+use crate::kernel_error::KernelError;
 use crate::testing::FakeForwarding;
 
 /// The limit of groups of a port.
