@@ -13,12 +13,12 @@ use shoutd_core::{ClusterId, HostId};
 use shoutd_peer::{CallError, Distrust, Rejection};
 use tokio::time::{Instant, timeout_at};
 
-use crate::node::Node;
+use crate::node::{Node, Settings};
 use crate::peer_health::millis;
 use crate::removal_notice::RemovalNotice;
 use crate::status::ConsensusStatus;
 use crate::wire::{self, Answer, Join, Joined, Proposed};
-use crate::{Consensus, ProposeError, STATE_VERSION, StoreError};
+use crate::{ProposeError, STATE_VERSION, StoreError, commit, propose};
 
 /// How long one peer may take to answer before the next one is asked.
 const PEER_DEADLINE: Duration = Duration::from_secs(5);
@@ -196,275 +196,257 @@ impl JoinError {
     }
 }
 
-impl Consensus {
-    /// Founds a cluster with this host as the first. Founding the same cluster again is no error,
-    /// even after an interruption, nor on a host that was admitted to it.
-    ///
-    /// # Errors
-    /// See [`FoundError`].
-    pub async fn found(&self, cluster: ClusterId, deadline: Duration) -> Result<(), FoundError> {
-        self.node.found(cluster, deadline).await
+pub(crate) async fn found(
+    node: &Arc<Node>,
+    cluster: ClusterId,
+    deadline: Duration,
+) -> Result<(), FoundError> {
+    // Recorded first: a host that is interrupted after this line continues when it restarts.
+    let has = node.belong_to(cluster, true, 0).await?;
+    if has != cluster {
+        return Err(FoundError::OtherCluster { has });
     }
-
-    /// Joins the cluster of these peers: asks each once, until one admits this host. When this
-    /// returns, agreed state includes this host. Joining again is no error, and records this host's
-    /// new name and address.
-    ///
-    /// # Errors
-    /// See [`JoinError`]: the most relevant of the peers' answers.
-    pub async fn join(&self, peers: &[SocketAddr], deadline: Duration) -> Result<(), JoinError> {
-        self.node.join(peers, Instant::now() + deadline).await
+    let known = node.cluster();
+    if known.id == Some(cluster) && known.hosts.contains_key(&node.me()) {
+        return Ok(());
     }
+    if !node.is_founder().await? {
+        return Err(FoundError::Joining(cluster));
+    }
+    let own = BasicNode::new(node.settings.advertise);
+    match node.raft.initialize(BTreeMap::from([(node.me().get(), own)])).await {
+        // Not allowed if there is a log already: then it was done before.
+        Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
+        Err(RaftError::APIError(InitializeError::NotInMembers(_)) | RaftError::Fatal(_)) => {
+            return Err(ProposeError::Stopped.into());
+        }
+    }
+    let until = Instant::now() + deadline;
+    propose::propose(node, Command::Found { cluster }, deadline).await?;
+    Ok(introduce(node, until.saturating_duration_since(Instant::now())).await?)
+}
 
-    /// Looks for hosts of this cluster at addresses that a user gave. This host uses these
-    /// addresses from then on, also where agreed state has others, and tells those hosts its own
-    /// address.
-    pub async fn meet(&self, peers: &[SocketAddr]) {
-        self.node.meet(peers).await;
+pub(crate) async fn join(
+    node: &Arc<Node>,
+    peers: &[SocketAddr],
+    until: Instant,
+) -> Result<(), JoinError> {
+    let (mut unreachable, mut without_cluster, mut not_now) = (Vec::new(), Vec::new(), None);
+    meet(node, peers).await;
+    for peer in peers.iter().copied().filter(|peer| *peer != node.settings.advertise) {
+        match ask(node, peer, until).await {
+            Ok(()) => return Ok(()),
+            Err(JoinError::Unreachable { errors }) => unreachable.extend(errors),
+            Err(JoinError::NoCluster { peers }) => without_cluster.extend(peers),
+            Err(error) if error.may_pass() => not_now = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match (not_now, peers) {
+        (Some(error), _) => Err(error),
+        (None, [own]) if *own == node.settings.advertise => Err(JoinError::Itself(*own)),
+        (None, _) if !without_cluster.is_empty() => {
+            Err(JoinError::NoCluster { peers: without_cluster })
+        }
+        (None, _) => Err(JoinError::Unreachable { errors: unreachable }),
     }
 }
 
-impl Node {
-    pub async fn found(
-        self: &Arc<Self>,
-        cluster: ClusterId,
-        deadline: Duration,
-    ) -> Result<(), FoundError> {
-        // Recorded first: a host that is interrupted after this line continues when it restarts.
-        let has = self.belong_to(cluster, true, 0).await?;
-        if has != cluster {
-            return Err(FoundError::OtherCluster { has });
-        }
-        let known = self.cluster();
-        if known.id == Some(cluster) && known.hosts.contains_key(&self.me()) {
-            return Ok(());
-        }
-        if !self.is_founder().await? {
-            return Err(FoundError::Joining(cluster));
-        }
-        let node = BasicNode::new(self.settings.advertise);
-        match self.raft.initialize(BTreeMap::from([(self.me().get(), node)])).await {
-            // Not allowed if there is a log already: then it was done before.
-            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => {}
-            Err(RaftError::APIError(InitializeError::NotInMembers(_)) | RaftError::Fatal(_)) => {
-                return Err(ProposeError::Stopped.into());
-            }
-        }
-        let until = Instant::now() + deadline;
-        self.propose(Command::Found { cluster }, deadline).await?;
-        Ok(self.introduce(until.saturating_duration_since(Instant::now())).await?)
-    }
+/// Finds hosts of this host's cluster at the addresses that a user gave: they may have moved,
+/// and so may this one.
+pub(crate) async fn meet(node: &Node, peers: &[SocketAddr]) {
+    let others = peers.iter().copied().filter(|peer| *peer != node.settings.advertise);
+    let asked = others.filter(|_| node.identity.cluster().is_some()).map(async |peer| {
+        let status = node.peer_health.call_address(peer, wire::STATUS, &(), MEETING_DEADLINE).await;
+        status.map(|status: ConsensusStatus| node.peer_health.learn(status.host, peer))
+    });
+    drop(join_all(asked).await);
+}
 
-    pub async fn join(
-        self: &Arc<Self>,
-        peers: &[SocketAddr],
-        until: Instant,
-    ) -> Result<(), JoinError> {
-        let (mut unreachable, mut without_cluster, mut not_now) = (Vec::new(), Vec::new(), None);
-        self.meet(peers).await;
-        for peer in peers.iter().copied().filter(|peer| *peer != self.settings.advertise) {
-            match self.ask(peer, until).await {
-                Ok(()) => return Ok(()),
-                Err(JoinError::Unreachable { errors }) => unreachable.extend(errors),
-                Err(JoinError::NoCluster { peers }) => without_cluster.extend(peers),
-                Err(error) if error.may_pass() => not_now = Some(error),
-                Err(error) => return Err(error),
-            }
-        }
-        match (not_now, peers) {
-            (Some(error), _) => Err(error),
-            (None, [own]) if *own == self.settings.advertise => Err(JoinError::Itself(*own)),
-            (None, _) if !without_cluster.is_empty() => {
-                Err(JoinError::NoCluster { peers: without_cluster })
-            }
-            (None, _) => Err(JoinError::Unreachable { errors: unreachable }),
-        }
-    }
-
-    /// Finds hosts of this host's cluster at the addresses that a user gave: they may have moved,
-    /// and so may this one.
-    async fn meet(&self, peers: &[SocketAddr]) {
-        let others = peers.iter().copied().filter(|peer| *peer != self.settings.advertise);
-        let asked = others.filter(|_| self.identity.cluster().is_some()).map(async |peer| {
-            let status =
-                self.peer_health.call_address(peer, wire::STATUS, &(), MEETING_DEADLINE).await;
-            status.map(|status: ConsensusStatus| self.peer_health.learn(status.host, peer))
-        });
-        drop(join_all(asked).await);
-    }
-
-    /// Asks one peer, and follows its redirections to the leader.
-    async fn ask(self: &Arc<Self>, first: SocketAddr, until: Instant) -> Result<(), JoinError> {
-        let mut peer = first;
-        for _ in 0..=REDIRECTS_MAX {
-            let within = until.saturating_duration_since(Instant::now()).min(PEER_DEADLINE);
-            let request = Join {
-                name: self.settings.name.clone(),
-                address: self.settings.advertise,
-                state: STATE_VERSION,
-                within: millis(within * 9 / 10),
-            };
-            let message = self.peer_health.message(None, request);
-            let answer = self
-                .calls
-                .call::<_, Answer<Joined>>(None, peer, wire::JOIN, &message, within)
-                .await;
-            let joined = match answer.map_err(|error| self.refused(peer, error))? {
-                Ok(joined) => joined,
-                Err(removal_notice) => return Err(self.turned_away(removal_notice)),
-            };
-            match joined {
-                Joined::Admitted { cluster, epoch } => {
-                    return self.enter(peer, (cluster, epoch), until).await;
-                }
-                Joined::Outdated { state } => {
-                    return Err(JoinError::Outdated { peer, theirs: state });
-                }
-                // This host leads itself, for example after all hosts restarted: no other needs to
-                // admit it.
-                Joined::NotLeader { leader: Some(leader) } if leader.host == self.me() => {
-                    let introduced =
-                        self.introduce(until.saturating_duration_since(Instant::now())).await;
-                    return introduced.map_err(|error| JoinError::NotNow { peer, error });
-                }
-                Joined::NotLeader { leader: Some(leader) } => peer = leader.address,
-                Joined::NotLeader { leader: None } => {
-                    return Err(JoinError::NotNow {
-                        peer,
-                        error: ProposeError::NoLeader("no leader".to_owned()),
-                    });
-                }
-                Joined::NoCluster => return Err(JoinError::NoCluster { peers: vec![peer] }),
-                Joined::Itself => return Err(JoinError::Itself(peer)),
-                // The others have agreed to remove this host, and are taking its vote. After that
-                // they send it its removal notice.
-                Joined::Refused(refusal @ Refusal::HostRemoved { .. }) => {
-                    return Err(JoinError::NotNow { peer, error: refusal.into() });
-                }
-                Joined::Refused(refusal @ Refusal::HostAddressTaken { .. }) => {
-                    return Err(JoinError::AddressTaken { peer, reason: refusal.to_string() });
-                }
-                Joined::Refused(refusal) => {
-                    return Err(JoinError::Refused { peer, reason: refusal.to_string() });
-                }
-                Joined::Failed(error) => return Err(JoinError::NotNow { peer, error }),
-            }
-        }
-        Err(JoinError::NotNow {
-            peer,
-            error: ProposeError::NoLeader("the leader keeps changing".to_owned()),
-        })
-    }
-
-    /// Waits until agreed state with this host's entry arrives.
-    async fn enter(
-        &self,
-        peer: SocketAddr,
-        (theirs, epoch): (ClusterId, u64),
-        until: Instant,
-    ) -> Result<(), JoinError> {
-        let ours = self.belong_to(theirs, false, epoch).await?;
-        if ours != theirs {
-            return Err(JoinError::OtherCluster { peer, theirs, ours });
-        }
-        let address = self.settings.advertise;
-        let mut cluster = self.published.cluster.clone();
-        let there = cluster.wait_for(|cluster| {
-            cluster.hosts.get(&self.me()).is_some_and(|host| host.address == address)
-        });
-        match timeout_at(until, there).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(JoinError::NotNow { peer, error: ProposeError::Stopped }),
-            Err(_) => Err(JoinError::Silence { peer, address }),
-        }
-    }
-
-    /// Admits a host, as the leader. Returns when the host is in the Raft membership. Whether it
-    /// gets a vote is decided once it has the log.
-    pub async fn admit(&self, host: HostId, request: Join, until: Instant) -> Joined {
-        if host == self.me() {
-            return Joined::Itself;
-        }
-        let Some(cluster) = self.cluster().id else {
-            return Joined::NoCluster;
+/// Asks one peer, and follows its redirections to the leader.
+async fn ask(node: &Arc<Node>, first: SocketAddr, until: Instant) -> Result<(), JoinError> {
+    let mut peer = first;
+    for _ in 0..=REDIRECTS_MAX {
+        let within = until.saturating_duration_since(Instant::now()).min(PEER_DEADLINE);
+        let request = Join {
+            name: node.settings.name.clone(),
+            address: node.settings.advertise,
+            state: STATE_VERSION,
+            within: millis(within * 9 / 10),
         };
-        if request.state < STATE_VERSION {
-            return Joined::Outdated { state: STATE_VERSION };
-        }
-        // A host that was just admitted itself, or whose leader was just lost, has a leader soon.
-        let mut metrics = self.raft.metrics();
-        let election = until.min(Instant::now() + ELECTION);
-        let _ = timeout_at(election, metrics.wait_for(|metrics| metrics.current_leader.is_some()))
-            .await;
-        let command = Command::AdmitHost { host, name: request.name, address: request.address };
-        match self.write_until(command, until).await {
-            Proposed::Done { result: Ok(_), .. } => {}
-            Proposed::Done { result: Err(Refusal::NoCluster), .. } => return Joined::NoCluster,
-            Proposed::Done { result: Err(refusal), .. } => return Joined::Refused(refusal),
-            // This host must not name itself: the caller would only ask it again.
-            Proposed::NotLeader { leader } => {
-                return Joined::NotLeader { leader: leader.filter(|to| to.host != self.me()) };
+        let message = node.peer_health.message(None, request);
+        let answer =
+            node.calls.call::<_, Answer<Joined>>(None, peer, wire::JOIN, &message, within).await;
+        let joined = match answer.map_err(|error| refused(node, peer, error))? {
+            Ok(joined) => joined,
+            Err(removal_notice) => return Err(turned_away(node, removal_notice)),
+        };
+        match joined {
+            Joined::Admitted { cluster, epoch } => {
+                return enter(node, peer, (cluster, epoch), until).await;
             }
-            Proposed::Failed(error) => return Joined::Failed(error),
-        }
-        self.members_wanted.notify_one();
-        let member = metrics.wait_for(|metrics| {
-            metrics.membership_config.membership().get_node(&host.get()).is_some()
-        });
-        match timeout_at(until, member).await {
-            Ok(_) => Joined::Admitted { cluster, epoch: self.participation.epoch() },
-            Err(_) => Joined::Failed(ProposeError::TimedOut(request.within)),
+            Joined::Outdated { state } => {
+                return Err(JoinError::Outdated { peer, theirs: state });
+            }
+            // This host leads itself, for example after all hosts restarted: no other needs to
+            // admit it.
+            Joined::NotLeader { leader: Some(leader) } if leader.host == node.me() => {
+                let introduced =
+                    introduce(node, until.saturating_duration_since(Instant::now())).await;
+                return introduced.map_err(|error| JoinError::NotNow { peer, error });
+            }
+            Joined::NotLeader { leader: Some(leader) } => peer = leader.address,
+            Joined::NotLeader { leader: None } => {
+                return Err(JoinError::NotNow {
+                    peer,
+                    error: ProposeError::NoLeader("no leader".to_owned()),
+                });
+            }
+            Joined::NoCluster => return Err(JoinError::NoCluster { peers: vec![peer] }),
+            Joined::Itself => return Err(JoinError::Itself(peer)),
+            // The others have agreed to remove this host, and are taking its vote. After that
+            // they send it its removal notice.
+            Joined::Refused(refusal @ Refusal::HostRemoved { .. }) => {
+                return Err(JoinError::NotNow { peer, error: refusal.into() });
+            }
+            Joined::Refused(refusal @ Refusal::HostAddressTaken { .. }) => {
+                return Err(JoinError::AddressTaken { peer, reason: refusal.to_string() });
+            }
+            Joined::Refused(refusal) => {
+                return Err(JoinError::Refused { peer, reason: refusal.to_string() });
+            }
+            Joined::Failed(error) => return Err(JoinError::NotNow { peer, error }),
         }
     }
+    Err(JoinError::NotNow {
+        peer,
+        error: ProposeError::NoLeader("the leader keeps changing".to_owned()),
+    })
+}
 
-    /// Records a removal notice for this host.
-    fn turned_away(&self, removal_notice: RemovalNotice) -> JoinError {
-        let text = format!("{removal_notice:?}");
-        self.participation.leave(removal_notice);
-        JoinError::Removed(self.removed().unwrap_or(text))
+/// Waits until agreed state with this host's entry arrives.
+async fn enter(
+    node: &Node,
+    peer: SocketAddr,
+    (theirs, epoch): (ClusterId, u64),
+    until: Instant,
+) -> Result<(), JoinError> {
+    let ours = node.belong_to(theirs, false, epoch).await?;
+    if ours != theirs {
+        return Err(JoinError::OtherCluster { peer, theirs, ours });
     }
+    let address = node.settings.advertise;
+    let mut cluster = node.published.cluster.clone();
+    let there = cluster.wait_for(|cluster| {
+        cluster.hosts.get(&node.me()).is_some_and(|host| host.address == address)
+    });
+    match timeout_at(until, there).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(_)) => Err(JoinError::NotNow { peer, error: ProposeError::Stopped }),
+        Err(_) => Err(JoinError::Silence { peer, address }),
+    }
+}
 
-    fn refused(&self, peer: SocketAddr, error: CallError) -> JoinError {
-        match error {
-            CallError::Refused { rejection: Rejection::OtherCluster { has, caller }, .. } => {
-                JoinError::OtherCluster { peer, theirs: has, ours: caller }
-            }
-            CallError::Refused { rejection: Rejection::Busy { reason }, .. } => {
-                JoinError::NotNow { peer, error: ProposeError::NoLeader(reason) }
-            }
-            CallError::Untrusted { distrust: Distrust::NoCluster, .. } => {
-                JoinError::NoCluster { peers: vec![peer] }
-            }
-            CallError::Untrusted {
-                distrust: Distrust::OtherAuthority | Distrust::OtherCluster(_),
-                ..
-            } => JoinError::Stranger { peer },
-            // One of the two clocks is wrong, which may be corrected.
-            CallError::Untrusted {
-                distrust: distrust @ (Distrust::Expired(_) | Distrust::NotYetValid(_)),
-                ..
-            } => JoinError::NotNow { peer, error: ProposeError::NoLeader(distrust.to_string()) },
-            // In the TLS handshake this host accepted the peer's certificate, so both certificates
-            // are of one cluster. The peer can only object to the validity time of this host's.
-            CallError::Refused {
-                rejection: rejection @ Rejection::Unauthenticated { .. }, ..
-            } => JoinError::NotNow { peer, error: ProposeError::NoLeader(rejection.to_string()) },
-            CallError::Untrusted { distrust, .. } => {
-                JoinError::Refused { peer, reason: distrust.to_string() }
-            }
-            CallError::Refused { rejection: Rejection::Removed { .. }, .. } => {
-                self.turned_away(RemovalNotice::Removed { at: None })
-            }
-            CallError::Refused { rejection, .. } => {
-                JoinError::Refused { peer, reason: rejection.to_string() }
-            }
-            CallError::Malformed { reason, .. } => JoinError::Refused {
-                peer,
-                reason: format!("it does not speak shoutd's protocol: {reason}"),
-            },
-            error @ (CallError::Unreachable { .. } | CallError::TimedOut { .. }) => {
-                JoinError::Unreachable { errors: vec![error] }
-            }
+/// Admits a host, as the leader. Returns when the host is in the Raft membership. Whether it
+/// gets a vote is decided once it has the log.
+pub(crate) async fn admit(node: &Node, host: HostId, request: Join, until: Instant) -> Joined {
+    if host == node.me() {
+        return Joined::Itself;
+    }
+    let Some(cluster) = node.cluster().id else {
+        return Joined::NoCluster;
+    };
+    if request.state < STATE_VERSION {
+        return Joined::Outdated { state: STATE_VERSION };
+    }
+    // A host that was just admitted itself, or whose leader was just lost, has a leader soon.
+    let mut metrics = node.raft.metrics();
+    let election = until.min(Instant::now() + ELECTION);
+    let _ =
+        timeout_at(election, metrics.wait_for(|metrics| metrics.current_leader.is_some())).await;
+    let command = Command::AdmitHost { host, name: request.name, address: request.address };
+    match commit::write_until(node, command, until).await {
+        Proposed::Done { result: Ok(_), .. } => {}
+        Proposed::Done { result: Err(Refusal::NoCluster), .. } => return Joined::NoCluster,
+        Proposed::Done { result: Err(refusal), .. } => return Joined::Refused(refusal),
+        // This host must not name itself: the caller would only ask it again.
+        Proposed::NotLeader { leader } => {
+            return Joined::NotLeader { leader: leader.filter(|to| to.host != node.me()) };
         }
+        Proposed::Failed(error) => return Joined::Failed(error),
+    }
+    node.members_wanted.notify_one();
+    let member = metrics
+        .wait_for(|metrics| metrics.membership_config.membership().get_node(&host.get()).is_some());
+    match timeout_at(until, member).await {
+        Ok(_) => Joined::Admitted { cluster, epoch: node.participation.epoch() },
+        Err(_) => Joined::Failed(ProposeError::TimedOut(request.within)),
+    }
+}
+
+/// Records a removal notice for this host.
+fn turned_away(node: &Node, removal_notice: RemovalNotice) -> JoinError {
+    let text = format!("{removal_notice:?}");
+    node.participation.leave(removal_notice);
+    JoinError::Removed(node.removed().unwrap_or(text))
+}
+
+fn refused(node: &Node, peer: SocketAddr, error: CallError) -> JoinError {
+    match error {
+        CallError::Refused { rejection: Rejection::OtherCluster { has, caller }, .. } => {
+            JoinError::OtherCluster { peer, theirs: has, ours: caller }
+        }
+        CallError::Refused { rejection: Rejection::Busy { reason }, .. } => {
+            JoinError::NotNow { peer, error: ProposeError::NoLeader(reason) }
+        }
+        CallError::Untrusted { distrust: Distrust::NoCluster, .. } => {
+            JoinError::NoCluster { peers: vec![peer] }
+        }
+        CallError::Untrusted {
+            distrust: Distrust::OtherAuthority | Distrust::OtherCluster(_),
+            ..
+        } => JoinError::Stranger { peer },
+        // One of the two clocks is wrong, which may be corrected.
+        CallError::Untrusted {
+            distrust: distrust @ (Distrust::Expired(_) | Distrust::NotYetValid(_)),
+            ..
+        } => JoinError::NotNow { peer, error: ProposeError::NoLeader(distrust.to_string()) },
+        // In the TLS handshake this host accepted the peer's certificate, so both certificates
+        // are of one cluster. The peer can only object to the validity time of this host's.
+        CallError::Refused { rejection: rejection @ Rejection::Unauthenticated { .. }, .. } => {
+            JoinError::NotNow { peer, error: ProposeError::NoLeader(rejection.to_string()) }
+        }
+        CallError::Untrusted { distrust, .. } => {
+            JoinError::Refused { peer, reason: distrust.to_string() }
+        }
+        CallError::Refused { rejection: Rejection::Removed { .. }, .. } => {
+            turned_away(node, RemovalNotice::Removed { at: None })
+        }
+        CallError::Refused { rejection, .. } => {
+            JoinError::Refused { peer, reason: rejection.to_string() }
+        }
+        CallError::Malformed { reason, .. } => JoinError::Refused {
+            peer,
+            reason: format!("it does not speak shoutd's protocol: {reason}"),
+        },
+        error @ (CallError::Unreachable { .. } | CallError::TimedOut { .. }) => {
+            JoinError::Unreachable { errors: vec![error] }
+        }
+    }
+}
+
+/// Asks the cluster to record this host's name and address in agreed state. If hosts have
+/// exchanged their addresses in a ring, asks it to move all of them at once.
+pub(crate) async fn introduce(node: &Arc<Node>, deadline: Duration) -> Result<(), ProposeError> {
+    let Settings { advertise: address, name } = node.settings.clone();
+    let admit = Command::AdmitHost { host: node.me(), name, address };
+    let introduced = propose::propose(node, admit, deadline).await;
+    let is_taken =
+        matches!(introduced, Err(ProposeError::Refused(Refusal::HostAddressTaken { .. })));
+    match node.peer_health.ring().filter(|_| is_taken) {
+        Some(hosts) => {
+            propose::propose(node, Command::MoveHosts { hosts }, deadline).await.map(drop)
+        }
+        None => introduced.map(drop),
     }
 }

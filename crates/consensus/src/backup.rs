@@ -13,8 +13,8 @@ use serde_json::Value;
 use shoutd_core::cluster::{Admissions, Cluster};
 use shoutd_core::{ClusterId, HostId};
 
-use crate::Consensus;
 use crate::logged::{disclose, enclose};
+use crate::node::Node;
 
 /// The version of the file format. Raised with every change that an older build would misread.
 const FORMAT: u32 = 1;
@@ -80,49 +80,46 @@ pub enum BackupError {
     },
 }
 
-impl Consensus {
-    /// Writes a backup of agreed state as this host knows it now. `now` is the time since 1970.
-    /// [`Consensus::status`] tells whether this host is behind the others.
-    ///
-    /// # Errors
-    /// See [`BackupError`].
-    pub fn backup(
-        &self,
-        writer: &mut dyn Write,
-        now: Duration,
-    ) -> Result<BackupSummary, BackupError> {
-        let node = &self.node;
-        // Read before the state, so that the number is not too high for it.
-        let entries = *node.published.applied.borrow();
-        let mut cluster = (*node.cluster()).clone();
-        let id = cluster.id.ok_or(BackupError::NoCluster)?;
-        // Tokens and the authority's key are secrets. Besides, a restored host does not have the
-        // seal key.
-        let removed = std::mem::take(&mut cluster.admissions.removed);
-        cluster.admissions = Admissions { removed, ..Admissions::default() };
-        let networks = cluster.networks.len();
-        let content = Content { epoch: node.participation.epoch(), cluster };
-        let body = serde_json::to_vec(&enclose(content)).map_err(|error| writing(error.into()))?;
-        let summary = BackupSummary {
-            shoutd_backup: FORMAT,
-            cluster: id,
-            host: node.me(),
-            made: now,
-            entries,
-            voters: node.voters(),
-            networks,
-            bytes: body.len(),
-            sha256: hash(&body),
-        };
-        let mut header = serde_json::to_vec(&summary).map_err(|error| writing(error.into()))?;
-        header.push(b'\n');
-        writer
-            .write_all(&header)
-            .and_then(|()| writer.write_all(&body))
-            .and_then(|()| writer.flush())
-            .map_err(writing)?;
-        Ok(summary)
-    }
+/// Writes a backup of agreed state as this host knows it now. `now` is the time since 1970.
+/// [`crate::Consensus::status`] tells whether this host is behind the others.
+///
+/// # Errors
+/// See [`BackupError`].
+pub(crate) fn write(
+    node: &Node,
+    writer: &mut dyn Write,
+    now: Duration,
+) -> Result<BackupSummary, BackupError> {
+    // Read before the state, so that the number is not too high for it.
+    let entries = *node.published.applied.borrow();
+    let mut cluster = (*node.cluster()).clone();
+    let id = cluster.id.ok_or(BackupError::NoCluster)?;
+    // Tokens and the authority's key are secrets. Besides, a restored host does not have the
+    // seal key.
+    let removed = std::mem::take(&mut cluster.admissions.removed);
+    cluster.admissions = Admissions { removed, ..Admissions::default() };
+    let networks = cluster.networks.len();
+    let content = Content { epoch: node.participation.epoch(), cluster };
+    let body = serde_json::to_vec(&enclose(content)).map_err(|error| writing(error.into()))?;
+    let summary = BackupSummary {
+        shoutd_backup: FORMAT,
+        cluster: id,
+        host: node.me(),
+        made: now,
+        entries,
+        voters: node.voters(),
+        networks,
+        bytes: body.len(),
+        sha256: hash(&body),
+    };
+    let mut header = serde_json::to_vec(&summary).map_err(|error| writing(error.into()))?;
+    header.push(b'\n');
+    writer
+        .write_all(&header)
+        .and_then(|()| writer.write_all(&body))
+        .and_then(|()| writer.flush())
+        .map_err(writing)?;
+    Ok(summary)
 }
 
 fn writing(source: io::Error) -> BackupError {

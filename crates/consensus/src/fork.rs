@@ -18,38 +18,39 @@ fn newest_below(rpc: &AppendEntriesRequest<Types>, applied: LogId) -> Option<Log
     ids.filter(|id| id.index <= applied.index).max_by_key(|id| id.index)
 }
 
-impl Node {
-    /// Checks that the leader's log has what this host has applied. If not, this host stops for
-    /// good.
-    pub async fn refuse_fork(&self, rpc: &AppendEntriesRequest<Types>) -> Result<(), Rejection> {
-        // Read together: the leader that committed `applied` cannot have had a later vote than
-        // this.
-        let (vote, applied) = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow();
-            (metrics.vote, metrics.last_applied)
-        };
-        // A deposed leader may have uncommitted entries where another leader has committed its own.
-        let Some(applied) = applied.filter(|_| rpc.vote >= vote) else { return Ok(()) };
-        let Some(theirs) = newest_below(rpc, applied) else { return Ok(()) };
-        let ours = if theirs.index == applied.index {
-            Some(applied)
-        } else {
-            self.record.log_id_at(theirs.index).await
-        };
-        // `None`: the entry was purged after a snapshot.
-        if ours.is_none_or(|ours| ours == theirs) {
-            return Ok(());
-        }
-        let directory = self.record.path().parent().unwrap_or(self.record.path()).to_owned();
-        let reason = StoreError::Fork { directory }.to_string();
-        tracing::error!("{reason}");
-        self.record.condemn(reason.clone());
-        if let Err(error) = self.raft.shutdown().await {
-            tracing::debug!(%error, "openraft did not shut down cleanly");
-        }
-        Err(Rejection::Failed { reason })
+/// Checks that the leader's log has what this host has applied. If not, this host stops for
+/// good.
+pub(crate) async fn refuse_fork(
+    node: &Node,
+    rpc: &AppendEntriesRequest<Types>,
+) -> Result<(), Rejection> {
+    // Read together: the leader that committed `applied` cannot have had a later vote than
+    // this.
+    let (vote, applied) = {
+        let metrics = node.raft.metrics();
+        let metrics = metrics.borrow();
+        (metrics.vote, metrics.last_applied)
+    };
+    // A deposed leader may have uncommitted entries where another leader has committed its own.
+    let Some(applied) = applied.filter(|_| rpc.vote >= vote) else { return Ok(()) };
+    let Some(theirs) = newest_below(rpc, applied) else { return Ok(()) };
+    let ours = if theirs.index == applied.index {
+        Some(applied)
+    } else {
+        node.record.log_id_at(theirs.index).await
+    };
+    // `None`: the entry was purged after a snapshot.
+    if ours.is_none_or(|ours| ours == theirs) {
+        return Ok(());
     }
+    let directory = node.record.path().parent().unwrap_or(node.record.path()).to_owned();
+    let reason = StoreError::Fork { directory }.to_string();
+    tracing::error!("{reason}");
+    node.record.condemn(reason.clone());
+    if let Err(error) = node.raft.shutdown().await {
+        tracing::debug!(%error, "openraft did not shut down cleanly");
+    }
+    Err(Rejection::Failed { reason })
 }
 
 #[cfg(test)]

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use openraft::{BasicNode, ChangeMembers, ServerState};
 use shoutd_core::HostId;
-use shoutd_core::cluster::{Cluster, Command, Refusal};
+use shoutd_core::cluster::Cluster;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::members::{Change, HostView, Members, next_change};
 use crate::node::Node;
 use crate::raft::{Metrics, host};
+use crate::readiness::{members, ready};
 use crate::removal_notice::RemovalNotice;
-use crate::{FoundError, ProposeError, Settings};
+use crate::{FoundError, ProposeError, admission, duplicate_identity};
 
 /// Time between two checks without an event.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -36,9 +37,6 @@ const DISMISSAL: Duration = Duration::from_secs(2);
 /// How long a removed host continues for the others' sake: as the leader it tells them that its
 /// removal is committed.
 const PARTING: Duration = Duration::from_millis(500);
-
-/// Log entries that a host may lack and still get a vote: it receives them in a moment.
-const LAG_MAX: u64 = 200;
 
 /// Changes the Raft membership while this host leads.
 pub(crate) async fn lead(node: Arc<Node>) {
@@ -143,28 +141,6 @@ fn votes(metrics: &Metrics, host: HostId) -> bool {
     metrics.membership_config.membership().voter_ids().any(|voter| voter == host.get())
 }
 
-pub(crate) fn members(metrics: &Metrics) -> Members {
-    let membership = metrics.membership_config.membership();
-    let hosts = |ids: &BTreeSet<u64>| ids.iter().copied().filter_map(host).collect();
-    Members {
-        voters: membership.get_joint_config().iter().map(hosts).collect(),
-        addresses: membership
-            .nodes()
-            .filter_map(|(id, node)| Some((host(*id)?, node.addr.clone())))
-            .collect(),
-    }
-}
-
-/// The members that answer and have nearly all of the log, with this host, which leads.
-pub(crate) fn ready(node: &Node, metrics: &Metrics) -> BTreeSet<HostId> {
-    let least = metrics.last_log_index.unwrap_or(0).saturating_sub(LAG_MAX);
-    let replication = metrics.replication.iter().flatten();
-    let caught_up =
-        replication.filter(|(_, matched)| matched.is_some_and(|matched| matched.index >= least));
-    let answers = |id: &HostId| *id == node.me() || node.peer_health.is_reachable(*id);
-    caught_up.filter_map(|(id, _)| host(*id)).filter(answers).chain([node.me()]).collect()
-}
-
 async fn apply(node: &Node, change: &Change) -> Result<(), String> {
     let nodes = |hosts: &BTreeMap<HostId, String>| -> BTreeMap<u64, BasicNode> {
         hosts.iter().map(|(host, address)| (host.get(), BasicNode::new(address))).collect()
@@ -205,11 +181,14 @@ pub(crate) async fn represent(node: Arc<Node>) {
         let agreed = Arc::clone(&cluster.borrow_and_update());
         known_at.mark_unchanged();
         let pause = match agreed.hosts.get(&node.me()) {
-            Some(own) if node.outdated_address().is_none() && own.name == node.settings.name => {
+            Some(own)
+                if duplicate_identity::outdated_address(&node).is_none()
+                    && own.name == node.settings.name =>
+            {
                 None
             }
             // Another host runs with this host's identity: the daemon ends.
-            Some(_) if node.look_for_duplicate().await => return,
+            Some(_) if duplicate_identity::look_for_duplicate(&node).await => return,
             Some(_) => try_to_introduce(&node).await,
             // Without an entry this host was removed, and must not come back by itself.
             None if agreed.hosts.is_empty() => try_to_found(&node).await,
@@ -228,7 +207,7 @@ pub(crate) async fn represent(node: Arc<Node>) {
 }
 
 async fn try_to_introduce(node: &Arc<Node>) -> Option<Duration> {
-    match node.introduce(CHANGE_DEADLINE).await {
+    match admission::introduce(node, CHANGE_DEADLINE).await {
         Ok(()) => {
             node.participation.note_known_at(node.settings.advertise);
             None
@@ -255,7 +234,7 @@ async fn try_to_found(node: &Arc<Node>) -> Option<Duration> {
             return Some(CHECK_INTERVAL);
         }
     }
-    match node.found(cluster, CHANGE_DEADLINE).await {
+    match admission::found(node, cluster, CHANGE_DEADLINE).await {
         Ok(()) => None,
         Err(error) => {
             let stopped = matches!(error, FoundError::Propose(ProposeError::Stopped));
@@ -303,22 +282,6 @@ async fn removal_agreed(node: &Node) {
         }
         if metrics.changed().await.is_err() {
             std::future::pending::<()>().await;
-        }
-    }
-}
-
-impl Node {
-    /// Asks the cluster to record this host's name and address in agreed state. If hosts have
-    /// exchanged their addresses in a ring, asks it to move all of them at once.
-    pub async fn introduce(self: &Arc<Self>, deadline: Duration) -> Result<(), ProposeError> {
-        let Settings { advertise: address, name } = self.settings.clone();
-        let admit = Command::AdmitHost { host: self.me(), name, address };
-        let introduced = self.propose(admit, deadline).await;
-        let is_taken =
-            matches!(introduced, Err(ProposeError::Refused(Refusal::HostAddressTaken { .. })));
-        match self.peer_health.ring().filter(|_| is_taken) {
-            Some(hosts) => self.propose(Command::MoveHosts { hosts }, deadline).await.map(drop),
-            None => introduced.map(drop),
         }
     }
 }

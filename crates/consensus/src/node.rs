@@ -1,44 +1,30 @@
-//! One host's Raft node: its state, its tasks and the public handle.
+//! What the parts of one host's Raft node share: its state and the questions about it. Each part is
+//! a module of functions that take the node; the node knows none of them.
 
 use std::collections::BTreeSet;
-use std::fmt;
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use openraft::ServerState;
-use openraft::error::Fatal;
 use parking_lot::Mutex;
 use shoutd_core::cluster::Cluster;
 use shoutd_core::{ClusterId, HostId};
-use shoutd_peer::{Client, Identity};
-use tokio::sync::{Notify, watch};
-use tokio::task::JoinHandle;
-use tokio::time::{Instant, timeout};
+use shoutd_peer::Identity;
+use tokio::sync::Notify;
+use tokio::time::Instant;
 
 use crate::calls::Calls;
-use crate::network::Network;
-use crate::notice::Notice;
 use crate::participation::Participation;
 use crate::peer_health::{PeerHealth, millis};
-use crate::pre_vote::pre_vote;
-use crate::raft::{Metrics, Raft, config, host};
+use crate::raft::{Metrics, Raft, host};
 use crate::record::Record;
 use crate::removal_notice::RemovalNotice;
 use crate::rollback::Rollback;
 use crate::snapshot_chunks::SnapshotChunks;
 use crate::status::{ConsensusStatus, Role};
-use crate::store::{self, LogStore, Machine, Published, Store, StoreError};
-use crate::wire::Sender;
-use crate::{maintenance, router};
-
-/// How long stopping may take: only a few writes to the disk are in progress then.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(10);
-
-/// How long there may be no leader before we report it: somewhat longer than an election takes.
-const ELECTION_TIME_MAX: Duration = Duration::from_secs(4);
+use crate::store::{Published, StoreError};
+use crate::wire::Located;
 
 /// A host's entry in agreed state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,12 +49,7 @@ impl Default for Timeouts {
     }
 }
 
-/// One host's Raft node. It runs until [`Consensus::shutdown`].
-pub struct Consensus {
-    pub(crate) node: Arc<Node>,
-    tasks: Vec<JoinHandle<()>>,
-}
-
+/// What the parts of one host's Raft node share.
 pub(crate) struct Node {
     pub identity: Identity,
     pub settings: Settings,
@@ -90,246 +71,6 @@ pub(crate) struct Node {
     pub leader_heard: Mutex<Option<Instant>>,
     /// The snapshot being received.
     pub snapshot_chunks: tokio::sync::Mutex<SnapshotChunks>,
-}
-
-impl fmt::Debug for Consensus {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Consensus").field("identity", &self.node.identity).finish_non_exhaustive()
-    }
-}
-
-impl Consensus {
-    /// Starts this host from its store. When this returns, [`Self::state`] has all committed
-    /// entries that this host knew.
-    ///
-    /// The client must have been made with the identity of this store.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub async fn start(
-        store: Store,
-        settings: Settings,
-        client: Client,
-    ) -> Result<Self, StoreError> {
-        Self::start_with(store, settings, client, Timeouts::default()).await
-    }
-
-    /// As [`Self::start`]. Before this host calls any other, it shows `prepare` the committed state
-    /// that it knows.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub async fn start_prepared(
-        store: Store,
-        settings: Settings,
-        client: Client,
-        prepare: impl FnOnce(&Cluster),
-    ) -> Result<Self, StoreError> {
-        Self::launch((store, settings, client), Timeouts::default(), prepare).await
-    }
-
-    /// As [`Self::start`], with other time-outs.
-    ///
-    /// # Errors
-    /// The store cannot be read.
-    pub async fn start_with(
-        store: Store,
-        settings: Settings,
-        client: Client,
-        patience: Timeouts,
-    ) -> Result<Self, StoreError> {
-        Self::launch((store, settings, client), patience, |_| ()).await
-    }
-
-    async fn launch(
-        (store, settings, client): (Store, Settings, Client),
-        patience: Timeouts,
-        prepare: impl FnOnce(&Cluster),
-    ) -> Result<Self, StoreError> {
-        let identity = client.identity().clone();
-        let stored = store.identity();
-        let file = store.into_file();
-        let participation =
-            Arc::new(Participation::new(stored.epoch, store::read_removal_notice(&file).await?));
-        let (machine, published) = Machine::open(file.clone()).await?;
-        let calls = Calls::Peers(client);
-        // Random, but not secret: `RandomState` will do.
-        let own =
-            Sender { address: settings.advertise, run: RandomState::new().build_hasher().finish() };
-        let peer_health = Arc::new(PeerHealth::new(
-            calls.clone(),
-            own,
-            published.cluster.clone(),
-            Arc::clone(&participation),
-        ));
-        let network = Network {
-            me: stored.host.get(),
-            peer_health: Arc::clone(&peer_health),
-            participation: Arc::clone(&participation),
-        };
-        let log =
-            LogStore::with_snapshots(file.clone(), published.snapshots.clone(), stored.host.get());
-        let failed = |error: Fatal<u64>| {
-            // openraft wraps the store's error several times.
-            let source = file.fault().map_or_else(|| error.into(), Into::into);
-            StoreError::Failed { path: file.path().to_owned(), source }
-        };
-        let raft = Raft::new(stored.host.get(), Arc::new(config()), network, log, machine)
-            .await
-            .map_err(failed)?;
-        // Returns once openraft runs. Before that its metrics are those of an empty log.
-        raft.with_raft_state(|_| ()).await.map_err(failed)?;
-        let known = Arc::clone(&published.cluster.borrow());
-        prepare(&known);
-        let node = Arc::new(Node {
-            identity,
-            settings,
-            calls,
-            patience,
-            participation,
-            peer_health,
-            raft,
-            published,
-            members_wanted: Notify::new(),
-            leaving: Mutex::default(),
-            record: Record::File(file),
-            rollback: Rollback::default(),
-            started: Instant::now(),
-            leader_heard: Mutex::default(),
-            snapshot_chunks: tokio::sync::Mutex::default(),
-        });
-        let tasks = vec![
-            tokio::spawn(pre_vote(Arc::clone(&node))),
-            tokio::spawn(maintenance::lead(Arc::clone(&node))),
-            tokio::spawn(maintenance::represent(Arc::clone(&node))),
-            tokio::spawn(maintenance::depart(Arc::clone(&node))),
-        ];
-        Ok(Self { node, tasks })
-    }
-
-    /// The handlers for peers, to be merged into the peer server's router.
-    pub fn router(&self) -> Router {
-        router::router(Arc::clone(&self.node))
-    }
-
-    /// Agreed state, as far as this host knows it. It never goes back to an earlier one.
-    pub fn state(&self) -> watch::Receiver<Arc<Cluster>> {
-        self.node.published.cluster.clone()
-    }
-
-    /// This host's id, and the cluster that it belongs to.
-    pub fn identity(&self) -> &Identity {
-        &self.node.identity
-    }
-
-    /// The status of consensus. Does not wait.
-    pub fn status(&self) -> ConsensusStatus {
-        self.node.status()
-    }
-
-    /// Why this host has left its cluster, in one line for the user; `None` while it belongs to it.
-    /// This is final: the host takes no part in consensus, and the daemon should end with this
-    /// line.
-    pub fn removed(&self) -> Option<String> {
-        self.node.removed()
-    }
-
-    /// Whether this host was removed, or left out by a recovery, and has left the Raft membership:
-    /// its requests are then refused. A host that is being removed still takes part in its own
-    /// removal.
-    pub fn has_left(&self, host: HostId) -> bool {
-        self.node.removal_notice_for(host).is_some()
-    }
-
-    /// Why this host itself takes no part now, in one line for the user; for example, its disk is
-    /// full. It continues by itself when the cause is gone, unless [`Self::stopped`] has resolved.
-    pub fn fault(&self) -> Option<String> {
-        self.node.fault()
-    }
-
-    /// Problems of consensus other than [`Self::fault`], one line each.
-    pub fn troubles(&self) -> Vec<String> {
-        self.node.troubles()
-    }
-
-    /// Whether this host's data were rolled back and it has yet to catch up: agreed state may have
-    /// more than it knows of.
-    pub fn is_rolled_back(&self) -> bool {
-        !self.node.may_vote()
-    }
-
-    /// Waits for the next notice for users.
-    pub async fn next_notice(&self) -> Notice {
-        self.node.participation.notices.next().await
-    }
-
-    /// Resolves when this host has asked the others about its membership, or they had time to
-    /// answer: from then on it takes part. Returns one line if it must not, because another host
-    /// runs with its identity.
-    pub async fn until_participating(&self) -> Option<String> {
-        tokio::select! {
-            () = self.node.participation.sending_allowed() => None,
-            other = self.node.participation.until_duplicate() => {
-                Some(self.node.duplicate_text(other))
-            }
-        }
-    }
-
-    /// Resolves when another host is found to run with this host's identity. Returns one line that
-    /// says why this one must end.
-    pub async fn duplicate_identity(&self) -> String {
-        let other = self.node.participation.until_duplicate().await;
-        self.node.duplicate_text(other)
-    }
-
-    /// Waits until consensus stops for good, and returns why: the disk is damaged, the log has a
-    /// command that this version does not know, or this host was removed. The daemon cannot
-    /// continue then.
-    pub async fn stopped(&self) -> String {
-        let mut metrics = self.node.raft.metrics();
-        let ended = metrics.wait_for(|metrics| metrics.running_state.is_err()).await;
-        let error = match ended.as_deref().map(|metrics| &metrics.running_state) {
-            Ok(Err(error)) => error.to_string(),
-            _ => "it was dropped".to_owned(),
-        };
-        // openraft wraps the store's error several times.
-        self.node.fault().unwrap_or(error)
-    }
-
-    /// Stops, and closes the store. Other hosts elect another leader if this one led.
-    pub async fn shutdown(&self) {
-        self.abort_duties();
-        let node = Arc::clone(&self.node);
-        node.record.stop_waiting();
-        let stopping = async {
-            self.node.raft.shutdown().await.map_err(|error| error.to_string())?;
-            // Waits for writes in progress, so that the directory is free when this returns.
-            tokio::task::spawn_blocking(move || node.record.close())
-                .await
-                .map_err(|error| error.to_string())
-        };
-        match timeout(SHUTDOWN_DEADLINE, stopping).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(error, "consensus did not shut down cleanly"),
-            Err(_) => tracing::warn!(
-                "consensus did not stop within {SHUTDOWN_DEADLINE:?}; is the disk stuck?"
-            ),
-        }
-    }
-}
-
-impl Consensus {
-    fn abort_duties(&self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
-}
-
-impl Drop for Consensus {
-    fn drop(&mut self) {
-        self.abort_duties();
-    }
 }
 
 impl Node {
@@ -390,25 +131,6 @@ impl Node {
         Ok(self.record.identity().await?.founder)
     }
 
-    fn troubles(&self) -> Vec<String> {
-        let leaderless = || {
-            let silence = self.leader_heard().unwrap_or_else(|| self.started.elapsed());
-            let is_member =
-                self.identity.cluster().is_some() && self.cluster().hosts.contains_key(&self.me());
-            let waits = is_member && self.fault().is_none() && silence >= ELECTION_TIME_MAX;
-            waits.then(|| {
-                let reason = self.why_not(None, silence);
-                format!(
-                    "no change can be committed: {reason}; if hosts have new addresses, start one \
-                     with --peer-addresses of the others"
-                )
-            })
-        };
-        let own =
-            [leaderless(), self.rollback_problem(), self.copy_problem()].into_iter().flatten();
-        own.chain(self.peer_health.distrusted()).collect()
-    }
-
     /// Records a message from the leader.
     pub fn note_leader(&self, leader: HostId) {
         self.peer_health.note_answer(leader);
@@ -431,6 +153,40 @@ impl Node {
         voters(&self.raft.metrics().borrow())
     }
 
+    /// A host's address: the one that it answers at, or else the one that it was added with.
+    pub fn located(&self, host: HostId) -> Option<Located> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        let noted = metrics
+            .membership_config
+            .membership()
+            .get_node(&host.get())
+            .map(|node| node.addr.as_str());
+        Some(Located { host, address: self.peer_health.address(host, noted)? })
+    }
+
+    /// How long ago this host received a message from its leader; on the leader, answers of a
+    /// majority.
+    pub fn leader_heard(&self) -> Option<Duration> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow();
+        if metrics.state != ServerState::Leader {
+            return self.last_leader_message();
+        }
+        let alone = metrics
+            .membership_config
+            .membership()
+            .voter_ids()
+            .filter_map(host)
+            .all(|voter| voter == self.me());
+        if alone {
+            Some(Duration::ZERO)
+        } else {
+            metrics.millis_since_quorum_ack.map(Duration::from_millis)
+        }
+    }
+
+    /// The status of consensus.
     pub fn status(&self) -> ConsensusStatus {
         let metrics = self.raft.metrics().borrow().clone();
         ConsensusStatus {

@@ -13,8 +13,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use openraft::CommittedLeaderId;
 use openraft::raft::VoteRequest;
-use openraft::{CommittedLeaderId, ServerState};
 use shoutd_core::HostId;
 use shoutd_peer::{CallError, Rejection};
 use tokio::task::JoinSet;
@@ -22,9 +22,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::node::Node;
 use crate::peer_health::{PeerHealth, millis};
-use crate::raft::{ELECTION_MAX, LogId, Vote, host};
+use crate::raft::{ELECTION_MAX, LogId, Vote};
 use crate::status::{ConsensusStatus, Role};
 use crate::wire::{self, Located, StatusAnswer};
+use crate::{duplicate_identity, rollback_check};
 
 /// How long the other hosts may take to answer.
 const DEADLINE: Duration = Duration::from_millis(700);
@@ -48,25 +49,25 @@ const LEARNERS_MAX: usize = 8;
 /// Allows openraft to send once the other hosts had a chance to object, and to stand for election
 /// while it can win.
 pub(crate) async fn pre_vote(node: Arc<Node>) {
-    let all = node.acquaintances();
-    node.ask_around(&all, true).await;
-    if node.look_for_duplicate().await {
+    let all = acquaintances(&node);
+    ask_around(&node, &all, true).await;
+    if duplicate_identity::look_for_duplicate(&node).await {
         // The daemon ends.
         return;
     }
     node.participation.allow_sending();
-    node.lead_alone().await;
+    lead_alone(&node).await;
     let mut checks = 0;
     loop {
-        if node.has_leader() {
+        if has_leader(&node) {
             checks = 0;
             node.raft.runtime_config().elect(false);
             sleep(CHECK_INTERVAL).await;
             continue;
         }
         let voters: BTreeSet<_> = node.voters().into_iter().collect();
-        let may_stand = node.ask_around(&voters, false).await
-            && node.may_vote()
+        let may_stand = ask_around(&node, &voters, false).await
+            && rollback_check::may_vote(&node)
             && is_turn_of(node.me(), checks);
         node.raft
             .runtime_config()
@@ -87,124 +88,100 @@ fn is_turn_of(host: HostId, checks: u64) -> bool {
     checks < CHECKS_BEFORE_TURNS || hasher.finish().is_multiple_of(2)
 }
 
-impl Node {
-    /// If this host is the only voter, it elects itself at once, in a term that it has not led
-    /// before. This holds even if its data directory was rolled back, which no other host could
-    /// tell it. If it led an earlier term again, it could write a different entry with the same
-    /// term and index. Raft cannot detect that, neither here nor on hosts that this one has
-    /// forgotten.
-    async fn lead_alone(&self) {
-        let metrics = self.raft.metrics().borrow().clone();
-        let me = self.me().get();
-        let mut voters = metrics.membership_config.membership().voter_ids();
-        if voters.next() != Some(me) || voters.next().is_some() {
-            return;
+/// If this host is the only voter, it elects itself at once, in a term that it has not led
+/// before. This holds even if its data directory was rolled back, which no other host could
+/// tell it. If it led an earlier term again, it could write a different entry with the same
+/// term and index. Raft cannot detect that, neither here nor on hosts that this one has
+/// forgotten.
+async fn lead_alone(node: &Node) {
+    let metrics = node.raft.metrics().borrow().clone();
+    let me = node.me().get();
+    let mut voters = metrics.membership_config.membership().voter_ids();
+    if voters.next() != Some(me) || voters.next().is_some() {
+        return;
+    }
+    let leap = node.peer_health.own().run % TERM_LEAP;
+    let term = metrics.vote.leader_id().term.saturating_add(leap);
+    // Raises the term by a vote request from this host to itself. The request claims the
+    // longest possible log, so that only its term matters.
+    let newest = LogId::new(CommittedLeaderId::new(u64::MAX, me), u64::MAX);
+    let request = VoteRequest { vote: Vote::new(term, me), last_log_id: Some(newest) };
+    let voted = node.raft.vote(request).await;
+    if voted.is_err() || node.raft.trigger().elect().await.is_err() {
+        tracing::debug!("this host is stopping and does not begin to lead");
+    }
+}
+
+/// The voters and some learners.
+fn acquaintances(node: &Node) -> BTreeSet<HostId> {
+    let voters = node.voters();
+    let cluster = node.cluster();
+    let others = cluster.hosts.keys().copied().filter(|id| !voters.contains(id)).take(LEARNERS_MAX);
+    voters.iter().copied().chain(others).collect()
+}
+
+/// Whether there was a leader a moment ago, which may be this host.
+fn has_leader(node: &Node) -> bool {
+    node.leader_heard().is_some_and(|heard| heard < ELECTION_MAX)
+}
+
+/// Whether this host leads and a majority answered it a moment ago.
+pub(crate) fn leads_a_majority(node: &Node) -> bool {
+    node.leader() == Some(node.me()) && has_leader(node)
+}
+
+/// Asks these hosts for their status. Returns whether a majority of the voters has no leader,
+/// so that it could elect this host. Returns as soon as that is known, or, with `all`, once all
+/// have answered or had time to.
+async fn ask_around(node: &Arc<Node>, hosts: &BTreeSet<HostId>, all: bool) -> bool {
+    let mut asked = JoinSet::new();
+    for target in hosts.iter().copied().filter(|target| *target != node.me()) {
+        if let Some(Located { host, address }) = node.located(target) {
+            let node = Arc::clone(node);
+            asked.spawn(async move {
+                let answer = status_of(&node.peer_health, host, address).await?;
+                rollback_check::check_rollback(&node, answer.your_progress).await;
+                Ok::<_, CallError>(answer.status)
+            });
         }
-        let leap = self.peer_health.own().run % TERM_LEAP;
-        let term = metrics.vote.leader_id().term.saturating_add(leap);
-        // Raises the term by a vote request from this host to itself. The request claims the
-        // longest possible log, so that only its term matters.
-        let newest = LogId::new(CommittedLeaderId::new(u64::MAX, me), u64::MAX);
-        let request = VoteRequest { vote: Vote::new(term, me), last_log_id: Some(newest) };
-        let voted = self.raft.vote(request).await;
-        if voted.is_err() || self.raft.trigger().elect().await.is_err() {
-            tracing::debug!("this host is stopping and does not begin to lead");
+    }
+    let mut leaderless = BTreeSet::from([node.me().get()]);
+    let until = Instant::now() + DEADLINE;
+    loop {
+        if !all && is_majority(node, &leaderless) {
+            return true;
         }
-    }
-
-    /// The voters and some learners.
-    fn acquaintances(&self) -> BTreeSet<HostId> {
-        let voters = self.voters();
-        let cluster = self.cluster();
-        let others =
-            cluster.hosts.keys().copied().filter(|id| !voters.contains(id)).take(LEARNERS_MAX);
-        voters.iter().copied().chain(others).collect()
-    }
-
-    /// Whether there was a leader a moment ago, which may be this host.
-    fn has_leader(&self) -> bool {
-        self.leader_heard().is_some_and(|heard| heard < ELECTION_MAX)
-    }
-
-    /// Whether this host leads and a majority answered it a moment ago.
-    pub fn leads_a_majority(&self) -> bool {
-        self.leader() == Some(self.me()) && self.has_leader()
-    }
-
-    /// Asks these hosts for their status. Returns whether a majority of the voters has no leader,
-    /// so that it could elect this host. Returns as soon as that is known, or, with `all`, once all
-    /// have answered or had time to.
-    async fn ask_around(self: &Arc<Self>, hosts: &BTreeSet<HostId>, all: bool) -> bool {
-        let mut asked = JoinSet::new();
-        for target in hosts.iter().copied().filter(|target| *target != self.me()) {
-            if let Some(Located { host, address }) = self.located(target) {
-                let node = Arc::clone(self);
-                asked.spawn(async move {
-                    let answer = node.peer_health.status_of(host, address).await?;
-                    node.check_rollback(answer.your_progress).await;
-                    Ok::<_, CallError>(answer.status)
-                });
+        match timeout_at(until, asked.join_next()).await {
+            Ok(Some(Ok(Ok(status)))) if has_no_leader(&status) => {
+                leaderless.insert(status.host.get());
             }
-        }
-        let mut leaderless = BTreeSet::from([self.me().get()]);
-        let until = Instant::now() + DEADLINE;
-        loop {
-            if !all && self.is_majority(&leaderless) {
-                return true;
-            }
-            match timeout_at(until, asked.join_next()).await {
-                Ok(Some(Ok(Ok(status)))) if has_no_leader(&status) => {
-                    leaderless.insert(status.host.get());
-                }
-                Ok(Some(_)) => {}
-                Ok(None) | Err(_) => return self.is_majority(&leaderless),
-            }
-        }
-    }
-
-    fn is_majority(&self, hosts: &BTreeSet<u64>) -> bool {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let mut sets = metrics.membership_config.membership().get_joint_config().iter();
-        sets.all(|voters| voters.intersection(hosts).count() > voters.len() / 2)
-    }
-
-    /// How long ago this host received a message from its leader; on the leader, answers of a
-    /// majority.
-    pub fn leader_heard(&self) -> Option<Duration> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        if metrics.state != ServerState::Leader {
-            return self.last_leader_message();
-        }
-        let alone = metrics
-            .membership_config
-            .membership()
-            .voter_ids()
-            .filter_map(host)
-            .all(|voter| voter == self.me());
-        if alone {
-            Some(Duration::ZERO)
-        } else {
-            metrics.millis_since_quorum_ack.map(Duration::from_millis)
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => return is_majority(node, &leaderless),
         }
     }
 }
 
-impl PeerHealth {
-    async fn status_of(
-        &self,
-        host: HostId,
-        address: SocketAddr,
-    ) -> Result<StatusAnswer, CallError> {
-        let status = self.ask_status(host, address, DEADLINE).await;
-        if let Err(CallError::Refused { rejection: Rejection::OtherHost { .. }, .. }) = &status {
-            // Another host has this address: it was set up again, perhaps from a backup. It may
-            // know that this host was removed. Its answer does not count as a vote.
-            self.call_address::<_, ConsensusStatus>(address, wire::STATUS, &(), DEADLINE).await?;
-        }
-        status
+fn is_majority(node: &Node, hosts: &BTreeSet<u64>) -> bool {
+    let metrics = node.raft.metrics();
+    let metrics = metrics.borrow();
+    let mut sets = metrics.membership_config.membership().get_joint_config().iter();
+    sets.all(|voters| voters.intersection(hosts).count() > voters.len() / 2)
+}
+
+async fn status_of(
+    peer_health: &PeerHealth,
+    host: HostId,
+    address: SocketAddr,
+) -> Result<StatusAnswer, CallError> {
+    let status = peer_health.ask_status(host, address, DEADLINE).await;
+    if let Err(CallError::Refused { rejection: Rejection::OtherHost { .. }, .. }) = &status {
+        // Another host has this address: it was set up again, perhaps from a backup. It may
+        // know that this host was removed. Its answer does not count as a vote.
+        peer_health
+            .call_address::<_, ConsensusStatus>(address, wire::STATUS, &(), DEADLINE)
+            .await?;
     }
+    status
 }
 
 /// Whether a host runs and has no leader.

@@ -8,37 +8,28 @@
 //! each message. A host that is behind its own progress neither votes nor stands for election until
 //! it has everything again that it may have acknowledged.
 
-use std::time::Duration;
-
 use parking_lot::Mutex;
-use tokio::time::timeout;
 
-use crate::node::Node;
-use crate::notice::NoticeKind;
-use crate::raft::Metrics;
 use crate::wire::Progress;
-
-/// How long openraft's metrics may lag behind what it has acknowledged.
-const LAG: Duration = Duration::from_millis(500);
 
 /// This host's progress before the rollback; `None` without a rollback, and after it has caught up.
 #[derive(Debug, Default)]
 pub(crate) struct Rollback(Mutex<Option<Progress>>);
 
 impl Rollback {
-    fn get(&self) -> Option<Progress> {
+    pub fn get(&self) -> Option<Progress> {
         *self.0.lock()
     }
 
     /// Returns whether this is the first notice of a rollback.
-    fn note(&self, recalled: Progress) -> bool {
+    pub fn note(&self, recalled: Progress) -> bool {
         let mut known = self.0.lock();
         let is_news = known.is_none();
         *known = (*known).max(Some(recalled));
         is_news
     }
 
-    fn clear(&self) {
+    pub fn clear(&self) {
         *self.0.lock() = None;
     }
 }
@@ -61,66 +52,6 @@ pub(crate) fn has_caught_up(
     let (applied_term, applied_index) = applied.unwrap_or_default();
     applied_term > acknowledged.term
         || (term >= acknowledged.term && applied.is_some() && applied_index >= acknowledged.index)
-}
-
-fn progress(metrics: &Metrics) -> Progress {
-    Progress { term: metrics.vote.leader_id().term, index: metrics.last_log_index.unwrap_or(0) }
-}
-
-impl Node {
-    /// Compares this host's progress with what another host remembers of it.
-    pub async fn check_rollback(&self, recalled: Option<Progress>) {
-        let Some(acknowledged) = recalled.filter(|_| self.rollback.get().is_none()) else { return };
-        let mut metrics = self.raft.metrics();
-        if !is_behind(progress(&metrics.borrow()), acknowledged) {
-            return;
-        }
-        if let Ok(Ok(_)) =
-            timeout(LAG, metrics.wait_for(|metrics| !is_behind(progress(metrics), acknowledged)))
-                .await
-        {
-            return;
-        }
-        let has = progress(&metrics.borrow());
-        if self.rollback.note(acknowledged) {
-            let text = format!(
-                "this host's data directory was rolled back: it has {} log entries of term {}, \
-                 but had acknowledged {} of term {}; it does not vote until the other hosts have \
-                 sent what is missing",
-                has.index + 1,
-                has.term,
-                acknowledged.index + 1,
-                acknowledged.term
-            );
-            tracing::warn!("{text}");
-            self.participation.notices.add(NoticeKind::Rollback, self.settings.name.clone(), text);
-        }
-    }
-
-    /// Whether this host may vote and lead: not while it lacks entries that it may have
-    /// acknowledged. Ends the rollback once it has caught up.
-    pub fn may_vote(&self) -> bool {
-        let Some(acknowledged) = self.rollback.get() else { return true };
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow();
-        let applied = metrics.last_applied.map(|last| (last.leader_id.term, last.index));
-        let caught_up = has_caught_up(metrics.vote.leader_id().term, applied, acknowledged);
-        if caught_up {
-            self.rollback.clear();
-            tracing::info!("this host has received again what it lost by the rollback");
-        }
-        caught_up
-    }
-
-    /// The problem to show while this host lacks entries that it may have acknowledged.
-    pub fn rollback_problem(&self) -> Option<String> {
-        let acknowledged = self.rollback.get().filter(|_| !self.may_vote())?;
-        Some(format!(
-            "this host's data directory was rolled back to an earlier state: it does not vote \
-             until it has received its {} log entries again",
-            acknowledged.index + 1
-        ))
-    }
 }
 
 #[cfg(test)]

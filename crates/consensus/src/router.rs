@@ -19,6 +19,7 @@ use crate::node::Node;
 use crate::raft::{LogId, Types, Vote};
 use crate::removal_notice::RemovalNotice;
 use crate::wire::{self, Answer, Join, Joined, Message, Progress, Propose, Proposed, StatusAnswer};
+use crate::{admission, duplicate_identity, fork, pre_vote, propose, rollback_check};
 
 type Reply<T> = Result<Json<Answer<T>>, Rejection>;
 
@@ -41,10 +42,10 @@ async fn open<T>(node: &Node, caller: &Caller, message: Message<T>) -> (u64, T) 
     if caller.cluster.is_some() {
         if let Some(sender) = message.sender {
             node.peer_health.learn(caller.host, sender.address);
-            node.note_copy(caller, sender);
+            duplicate_identity::note_copy(node, caller, sender);
         }
         if message.epoch == node.participation.epoch() && caller.host != node.me() {
-            node.check_rollback(message.recalled).await;
+            rollback_check::check_rollback(node, message.recalled).await;
         }
     }
     (message.epoch, message.content)
@@ -141,7 +142,7 @@ async fn append(
         let reason = "the entries do not follow the one that they should follow".to_owned();
         return Err(Rejection::Malformed { reason });
     }
-    node.refuse_fork(&rpc).await?;
+    fork::refuse_fork(&node, &rpc).await?;
     // The entries may not be on the leader's own disk yet. Committed ones almost always are.
     let leader = progress(&rpc.vote, rpc.leader_commit);
     let answer = node.raft.append_entries(rpc).await.map_err(stopped)?;
@@ -167,8 +168,8 @@ async fn vote(
     // lease on itself.
     let is_removed = RemovalNotice::of(&node.cluster(), caller.host).is_some();
     // A host that was rolled back, or cannot know yet whether it was, must not decide who leads.
-    let must_not_vote = !node.participation.may_send() || !node.may_vote();
-    if is_removed || must_not_vote || node.leads_a_majority() {
+    let must_not_vote = !node.participation.may_send() || !rollback_check::may_vote(&node);
+    if is_removed || must_not_vote || pre_vote::leads_a_majority(&node) {
         let metrics = node.raft.metrics();
         let vote = metrics.borrow().vote;
         return Ok(Json(Ok(VoteResponse { vote, vote_granted: false, last_log_id: None })));
@@ -221,7 +222,9 @@ async fn propose(
     if let Some(removal_notice) = removal_notice(&node, &caller, epoch)? {
         return Ok(Json(Err(removal_notice)));
     }
-    Ok(Json(Ok(node.carry_out_for(caller.host, request.errand, until(request.within)).await)))
+    Ok(Json(Ok(
+        propose::carry_out_for(&node, caller.host, request.errand, until(request.within)).await
+    )))
 }
 
 async fn join(
@@ -234,7 +237,7 @@ async fn join(
         return Ok(Json(Err(removal_notice)));
     }
     let until = until(request.within);
-    Ok(Json(Ok(node.admit(caller.host, request, until).await)))
+    Ok(Json(Ok(admission::admit(&node, caller.host, request, until).await)))
 }
 
 async fn status(

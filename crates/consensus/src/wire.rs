@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use shoutd_core::cluster::{Outcome, Refusal};
 use shoutd_core::{ClusterId, HostId};
 
-use crate::ProposeError;
 use crate::logged::Logged;
+use crate::propose_error::ProposeError;
 use crate::removal_notice::RemovalNotice;
 use crate::status::ConsensusStatus;
 

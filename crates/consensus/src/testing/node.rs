@@ -28,8 +28,8 @@ use crate::record::Record;
 use crate::rollback::Rollback;
 use crate::wire::{Errand, Sender};
 use crate::{
-    ConsensusStatus, FoundError, JoinError, ProposeError, Settings, Timeouts, maintenance, node,
-    router,
+    ConsensusStatus, FoundError, JoinError, ProposeError, Settings, Timeouts, admission,
+    maintenance, node, propose, router,
 };
 
 /// What surrounds a node.
@@ -177,7 +177,7 @@ impl Node {
     /// # Errors
     /// See [`FoundError`].
     pub async fn found(&self, cluster: ClusterId, deadline: Duration) -> Result<(), FoundError> {
-        self.0.found(cluster, deadline).await
+        admission::found(&self.0, cluster, deadline).await
     }
 
     /// As `Consensus::join`.
@@ -185,7 +185,7 @@ impl Node {
     /// # Errors
     /// See [`JoinError`].
     pub async fn join(&self, peers: &[SocketAddr], until: Instant) -> Result<(), JoinError> {
-        self.0.join(peers, until).await
+        admission::join(&self.0, peers, until).await
     }
 
     /// As `Consensus::propose`.
@@ -197,7 +197,7 @@ impl Node {
         command: Command,
         deadline: Duration,
     ) -> Result<Outcome, ProposeError> {
-        self.0.propose(command, deadline).await
+        propose::propose(&self.0, command, deadline).await
     }
 
     /// Removes a host from the cluster, in one attempt of `Consensus::remove`.
@@ -205,7 +205,7 @@ impl Node {
     /// # Errors
     /// See [`ProposeError`].
     pub async fn remove(&self, host: HostId, deadline: Duration) -> Result<Outcome, ProposeError> {
-        self.0.run_errand(Errand::Remove(host), deadline).await
+        propose::run_errand(&self.0, Errand::Remove(host), deadline).await
     }
 
     /// Calls a path of another host that is not one of consensus, in the envelope that all messages
