@@ -71,18 +71,18 @@ pub const GROUPS_PER_PORT_MAX: usize = 8192;
 
 /// MAC addresses that a network learns from traffic on one host. Endpoints are pinned and do not
 /// count, so these are virtual addresses (VRRP, CARP); programs use a handful each. More than that
-/// are forged. Frames to an address that is not learnt are flooded.
+/// are forged. Frames to an address that is not learned are flooded.
 pub const LEARNED_MAX: usize = 1024;
 
-/// Learnt MAC addresses of all networks of a host. To read this many takes some milliseconds.
+/// Learned MAC addresses of all networks of a host. To read this many takes some milliseconds.
 pub const LEARNED_SUM_MAX: usize = 16_384;
 
-/// How long a network that learnt too many addresses does not learn. It is the ageing time of the
+/// How long a network that learned too many addresses does not learn. It is the ageing time of the
 /// kernel's FDB.
 pub const LEARNING_SUSPENDED_FOR: Duration = Duration::from_secs(300);
 
 /// MAC addresses in a network's VXLAN device on one host: one per endpoint, one per replicated
-/// group, and the learnt ones. The device counts them together.
+/// group, and the learned ones. The device counts them together.
 pub const TUNNEL_ADDRESSES_MAX: usize = LEASES_PER_NETWORK_MAX + REPLICATED_MAX + LEARNED_MAX;
 
 /// Octets that VXLAN adds to a frame's payload over an IPv4 underlay: inner Ethernet 14, VXLAN 8,

@@ -16,8 +16,8 @@ use crate::cluster::Cluster;
 use crate::names::EndpointContainer;
 use crate::{DockerNetworkId, EndpointId, HostId, MacAddress, NetworkId};
 
-/// How long an address that Docker's IPAM got may wait for its endpoint. Docker releases unused
-/// addresses itself, unless it is killed before.
+/// How long a reserved address may wait for its endpoint. Docker releases unused addresses itself,
+/// unless it is killed before.
 const RESERVATION_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// This host's local state.
@@ -28,8 +28,8 @@ pub struct Local {
     pub bindings: BTreeMap<DockerNetworkId, NetworkId>,
     /// The endpoints of this host.
     pub endpoints: BTreeMap<EndpointId, Endpoint>,
-    /// Addresses that Docker's IPAM holds, by network: from `RequestAddress` until
-    /// `ReleaseAddress`.
+    /// Addresses that shoutd's IPAM driver has given to Docker, by network: from `RequestAddress`
+    /// until `ReleaseAddress`.
     pub reservations: BTreeMap<NetworkId, BTreeMap<IpAddr, Reservation>>,
     /// Addresses that this host has begun to release, by network. The release may be agreed at any
     /// time after, even if this host gets no answer. So a container may get such an address only
@@ -64,7 +64,7 @@ pub struct Endpoint {
     pub container: Option<EndpointContainer>,
 }
 
-/// An address that Docker's IPAM holds.
+/// An address that shoutd's IPAM driver has given to Docker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reservation {
     /// When Docker got it, as the time since 1970.
@@ -123,7 +123,7 @@ impl Local {
             .map(|(id, _)| id)
     }
 
-    /// Whether Docker's IPAM holds this address.
+    /// Whether this address is reserved.
     pub fn is_reserved(&self, network: &NetworkId, address: IpAddr) -> bool {
         self.reservations.get(network).is_some_and(|addresses| addresses.contains_key(&address))
     }
@@ -212,8 +212,8 @@ impl Local {
         }
     }
 
-    /// Forgets an endpoint that the engine no longer has, and the addresses that Docker's IPAM
-    /// holds for it. Its multicast routes go to other endpoints, as in [`leave`](Self::leave).
+    /// Forgets an endpoint that the engine no longer has, and the reservations of its addresses.
+    /// Its multicast routes go to other endpoints, as in [`leave`](Self::leave).
     pub fn forget(
         &mut self,
         id: &EndpointId,
@@ -228,7 +228,7 @@ impl Local {
         }
     }
 
-    /// Whether an endpoint of this host has this address, or Docker's IPAM holds it.
+    /// Whether an endpoint of this host has this address, or the address is reserved.
     pub fn uses(&self, network: &NetworkId, address: IpAddr) -> bool {
         self.holder(network, address).is_some() || self.is_reserved(network, address)
     }
@@ -264,8 +264,8 @@ impl Local {
         });
     }
 
-    /// Takes an address from this host's stock for Docker's IPAM: the highest unused one in
-    /// `range`, which is a part of `subnet`.
+    /// Reserves an address of this host's stock: the highest unused one in `range`, which is a part
+    /// of `subnet`.
     pub fn reserve_from_stock(
         &mut self,
         cluster: &Cluster,

@@ -68,7 +68,7 @@ pub enum MirrorAction {
         /// The Docker network here.
         docker: DockerNetworkId,
     },
-    /// Remove all but one Docker network of a network: an engine has one for each network.
+    /// Remove all copies of a network but one.
     RemoveSurplus {
         /// The network.
         network: NetworkId,
@@ -92,9 +92,9 @@ pub enum MirrorAction {
 /// Compares the networks of the cluster with those of this host's engine.
 ///
 /// `engine` must have been read before `cluster`. The cluster agrees on a network before the engine
-/// creates it. So a network that the engine has, and the cluster read later does not, was removed
-/// from the cluster. `creating` are networks whose creation in this host's engine may be in flight;
-/// these do not count as missing.
+/// creates it. So if `engine` has a network that `cluster` lacks, the network was removed from the
+/// cluster. `creating` are networks whose creation in this host's engine may be in flight; these do
+/// not count as missing.
 pub fn plan_mirrors(
     cluster: &Cluster,
     local: &Local,
@@ -201,8 +201,8 @@ fn plan_absent(
         return (network.origin == me).then(|| MirrorAction::Abandon { network: id.clone() });
     };
     let name = &description.name;
-    // A Docker network of ours whose name the cluster has not accepted will be removed: wait for
-    // that.
+    // The cluster gave the name to this network. So it refuses the name to another network that is
+    // not settled, and the copy of that network will be removed: wait for that.
     let is_leaving =
         |other: &EngineNetwork| other.ours && cluster.naming(&other.network()) != Naming::Settled;
     let same_name: Vec<_> = engine.iter().filter(|other| other.name == *name).collect();

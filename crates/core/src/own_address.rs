@@ -1,5 +1,5 @@
-//! Which of a host's addresses it advertises: a fixed one, or whatever address an interface has or
-//! the host has in a network. With the latter two, one command line serves every host, and a host
+//! Which of its addresses a host advertises: a fixed one, that of an interface, or the one that it
+//! has in a network. With an interface or a network, one command line serves every host, and a host
 //! to which DHCP gives another address goes on with that one.
 
 use std::fmt;
@@ -160,8 +160,9 @@ impl AddressChoice {
         Self { rule: AddressRule::Address(address), before: None, is_ipv4: None }
     }
 
-    /// Chooses among the host's addresses, in the kernel's order: the last advertise address, else
-    /// the first IPv4 address, else the first IPv6 address; secondary addresses come last.
+    /// Chooses among the host's addresses: the last advertise address, else the first IPv4 address,
+    /// else the first IPv6 address. `available` is in the kernel's order; within a family,
+    /// secondary addresses come last.
     ///
     /// # Errors
     /// See [`NoAddress`].
@@ -211,7 +212,7 @@ impl AddressChoice {
     }
 }
 
-/// The addresses that mean the same on other hosts.
+/// The addresses that other hosts may be able to reach, with their interfaces.
 fn list(available: &[HostAddress]) -> String {
     let lasting = available.iter().filter(|one| unfit(one.network.addr()).is_none());
     let texts: Vec<String> =

@@ -80,8 +80,9 @@ pub enum RefusedNetwork {
     /// A Swarm gives each task one address, of either family (moby/swarmkit, `allocateNetworkIPs`).
     /// The engines of its nodes choose the other one themselves, and two tasks would have the same.
     #[error(
-        "a Swarm gives each task only one address, so with IPv6 two tasks would have the same \
-         one: create the network without --ipv6 and {0}"
+        "a Swarm gives each task only one address, and each engine chooses the one of the other \
+         family itself, so two tasks would have the same one: create the network without --ipv6 \
+         and {0}"
     )]
     Ipv6(IpNet),
 }
@@ -108,8 +109,8 @@ pub struct SwarmNode {
     pub managers: Vec<String>,
 }
 
-/// The hosts, by name, that may belong to this Swarm. A host may belong to it if neither the host
-/// nor one of its managers knows the id of its Swarm.
+/// The hosts, by name, that may belong to this Swarm. The id of a host's Swarm is the one that the
+/// host or one of its managers knows; if none does, the host may belong to any Swarm.
 pub fn possible_nodes<'a>(
     swarm: Option<&str>,
     nodes: &'a BTreeMap<String, SwarmNode>,
@@ -151,9 +152,9 @@ impl SwarmAction {
     }
 }
 
-/// Compares agreed state with the networks of a Swarm, as its manager `me` sees them. `Adopt` and
-/// `Remove` are valid only if they persist: the Swarm may be about to call the plugin itself, and
-/// the comparison may fall in between.
+/// Compares agreed state with the networks of a Swarm, as its manager `me` sees them. The caller
+/// carries out `Adopt` and `Remove` only if later comparisons plan them too: the Swarm changes its
+/// list and calls the plugin one after the other, and a comparison may fall in between.
 pub fn plan_swarm(cluster: &Cluster, swarm: &Swarm, me: crate::HostId) -> Vec<SwarmAction> {
     let mut actions = Vec::new();
     for (id, listed) in &swarm.networks {

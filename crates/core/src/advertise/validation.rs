@@ -1,11 +1,14 @@
 //! Validates the claims that peers advertise: each host speaks for its own containers only.
 //!
-//! mTLS proves who a host is, but not that its claims are true. The claims go into the hosts files
-//! of all containers of a network, and decide where packets go. So we check them against agreed
-//! state. An address is accepted if it is leased to the host that advertises it. A MAC address is
-//! accepted if no live endpoint of another host has it. A name is accepted if it cannot be confused
-//! with one in the public DNS. A rejected claim is left out, and both hosts report it. Memberships
-//! are not validated, because they affect only the host that advertises them.
+//! Mutual TLS proves who a host is, but not that its claims are true. The claims go into the hosts
+//! files of all containers of a network, and decide where packets go. So we check them against
+//! agreed state. An address is accepted if it is leased to the host that advertises it. A MAC
+//! address is accepted if no endpoint of this host has it, and no other host in sync advertised it
+//! first. One that is derived from an address leased to the advertising host wins over one that is
+//! not. A name is accepted if it is not one that every host has for itself, such as `localhost`,
+//! and cannot be a public DNS name, unless the network has `shoutd.names=all`. A rejected claim is
+//! left out, and both hosts report it. Memberships are not validated, because they affect only the
+//! host that advertises them.
 //!
 //! A lease may be agreed and not have arrived here yet, and containers move. Such rejections pass
 //! by themselves, so they are reported only if they last. Swarm networks have no leases; there we
@@ -48,7 +51,7 @@ struct Validated {
     advertised: Arc<AdvertisedNetwork>,
     network: Option<Arc<Network>>,
     accepted: Arc<AdvertisedNetwork>,
-    /// The rejections, each with the time since which it exists.
+    /// The rejections, each with the time at which it began.
     rejections: BTreeMap<Rejection, Duration>,
     /// Whether another host, or this one, claims one of the MAC addresses. Such a network is
     /// validated again in every update, even if it has not changed.
@@ -242,8 +245,8 @@ impl Claims {
     }
 }
 
-/// Whether the MAC address is the one that shoutd derives from one of the endpoint's addresses. The
-/// holder of that address's lease then has the MAC address too.
+/// Whether the MAC address is the one that shoutd derives from one of the endpoint's addresses. It
+/// then belongs to the host that holds the lease of that address.
 fn is_derived_from_address(endpoint: &AdvertisedEndpoint) -> bool {
     endpoint.addresses.iter().any(|address| match address {
         IpAddr::V4(v4) => MacAddress::for_ipv4(*v4) == endpoint.mac,

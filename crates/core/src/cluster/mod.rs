@@ -100,8 +100,9 @@ pub struct Network {
     pub description: Option<Description>,
     /// The leases: addresses of endpoints, and each host's stock.
     pub leases: BTreeMap<IpAddr, HostId>,
-    /// How often each host has claimed addresses of the network. A host releases addresses as of a
-    /// claim count: what it claimed later stays, no matter how late the release is applied.
+    /// How often each host has claimed addresses of the network. A release carries the count that
+    /// the host had when it decided. If the host has claimed again since, the release has no
+    /// effect, so a late one cannot take away an address that is in use again.
     #[serde(default)]
     pub claims: BTreeMap<HostId, u64>,
     /// The hosts that have endpoints on the network, and thus its devices. They are each other's
@@ -182,8 +183,8 @@ impl Network {
         self.claims.get(&host).copied().unwrap_or(0)
     }
 
-    /// Whether it was created with the same settings. When a Swarm's leader changes, the network is
-    /// created again from another node.
+    /// Whether it was created with the same settings. Of Swarm networks only the subnets are
+    /// compared: a new leader of the Swarm creates them again, from its own node.
     fn is_same(&self, origin: HostId, settings: &Settings) -> bool {
         if !(self.settings.swarm && settings.swarm) {
             return self.origin == origin && self.settings == *settings;

@@ -50,8 +50,8 @@ pub struct Replication {
     /// replicates by MAC address cannot tell these groups from others, and must not exclude these
     /// hosts.
     pub link_local: BTreeMap<IpAddr, BTreeSet<IpAddr>>,
-    /// Whether some host's memberships are not known, as after a start of its daemon or ours. Such
-    /// a host is sent every group until they are known, which is soon.
+    /// Whether some host's memberships are not known, as after a start of its daemon or of this
+    /// one. Such a host is sent every group until they are known, which is soon.
     pub provisional: bool,
     /// The number of groups for which there is no room in `groups`. They go to `unregistered`,
     /// which includes all hosts that have members of one of them.

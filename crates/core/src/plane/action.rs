@@ -67,7 +67,7 @@ pub enum Action {
         /// The address and port from which it sends.
         vtep: Vtep,
     },
-    /// Delete the VXLAN device, because an attribute differs that cannot be changed.
+    /// Delete the VXLAN device, because an attribute differs that is set only at its creation.
     DeleteTunnel {
         /// The segment.
         vni: Vni,
@@ -79,7 +79,7 @@ pub enum Action {
         vni: Vni,
         /// In octets.
         mtu: u16,
-        /// Whether MAC addresses are learnt from the frames that it receives.
+        /// Whether MAC addresses are learned from the frames that it receives.
         learning: bool,
     },
     /// Add a flood entry: send broadcast, unknown unicast and multicast to this host too.
@@ -105,7 +105,7 @@ pub enum Action {
         port: Port,
         /// In octets, for both ends.
         mtu: u16,
-        /// Whether MAC addresses are learnt from the frames that the container sends.
+        /// Whether MAC addresses are learned from the frames that the container sends.
         learning: bool,
         /// The namespace of the container's end.
         place: Place,
@@ -119,7 +119,7 @@ pub enum Action {
         name: DeviceName,
         /// In octets.
         mtu: u16,
-        /// Whether MAC addresses are learnt from the frames that the container sends.
+        /// Whether MAC addresses are learned from the frames that the container sends.
         learning: bool,
     },
     /// Skip duplicate address detection for the IPv6 link-local address of the container's end, and
@@ -148,7 +148,7 @@ pub enum Action {
         /// Its name there.
         name: DeviceName,
     },
-    /// Remove learnt addresses from the FDBs; if there are many, only some.
+    /// Remove learned addresses from the FDBs; if there are many, only some.
     ForgetLearned {
         /// The segment.
         vni: Vni,

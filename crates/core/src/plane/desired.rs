@@ -47,9 +47,9 @@ pub struct Segment {
     /// Members on those hosts, which are reported to multicast routers among this host's
     /// containers.
     pub elsewhere: RemoteMembers,
-    /// The endpoints of other hosts, with the VTEP of their host.
+    /// The MAC addresses of other hosts' endpoints, with the VTEP of their host.
     pub remote_macs: BTreeMap<MacAddress, IpAddr>,
-    /// Whether MAC addresses that are not an endpoint's are learnt, and may move.
+    /// Whether MAC addresses that are not an endpoint's are learned, and may move.
     pub learning: bool,
     /// Multicast and broadcast packets per second that each local endpoint may send; `None` for no
     /// limit.
@@ -272,8 +272,8 @@ pub fn mtu_excess(network: &Network, underlay: Underlay) -> Option<(u16, u16)> {
     mtu_option(network).filter(|wanted| *wanted > available).map(|wanted| (wanted, available))
 }
 
-/// The other hosts that have the network, as agreed or as they advertise. A host with another
-/// address family cannot be reached.
+/// The other hosts that have the network, as agreed or as they advertise. A host cannot be reached
+/// if it has another address family, or if its agreed address is now this host's.
 fn others(
     cluster: &Cluster,
     (id, network): (&NetworkId, &Network),
@@ -297,7 +297,7 @@ fn others(
 }
 
 /// The VTEPs of other hosts' endpoints. While an endpoint moves, two hosts may advertise it. It is
-/// then not pinned, but learnt from its traffic.
+/// then not pinned: its frames are flooded until the bridge learns its MAC address.
 fn remote_macs(others: &[RemoteHost]) -> BTreeMap<MacAddress, IpAddr> {
     let mut places: BTreeMap<MacAddress, Option<IpAddr>> = BTreeMap::new();
     for RemoteHost { address, advertised, .. } in others {

@@ -20,7 +20,7 @@ use crate::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, MTU_MIN};
 /// The underlay filter comes first: no VXLAN device is created before it is installed, and it
 /// admits a new member before we send anything to it. Next, segments that are not desired are
 /// deleted. Then each desired segment is built from the inside out: namespace, bridge, IGMP/MLD
-/// filter, VXLAN device with its flood entries, and only then the device is added to the bridge. So
+/// filter, VXLAN device with its flood entries. Only then is the device added to the bridge. So
 /// no query or report leaves before the filter is installed, and the first frame that reaches the
 /// VXLAN device finds every remote. Ports come last.
 ///
@@ -74,7 +74,7 @@ fn plan_segment(vni: Vni, desired: &Segment, observed: &Observed, plan: &mut Vec
     }
     plan_tunnel(vni, desired, current, plan);
     plan_ports(vni, desired, current, &observed.missing_sandboxes, plan);
-    // After learning was disabled, so that nothing is learnt again.
+    // After learning was disabled, so that nothing is learned again.
     if !desired.learning && current.learned.count > 0 {
         plan.push(Action::ForgetLearned { vni });
     }
@@ -152,7 +152,8 @@ fn plan_tunnel(vni: Vni, desired: &Segment, current: &ObservedSegment, plan: &mu
     }
 }
 
-/// Whether all attributes match that cannot be changed on an existing VXLAN device.
+/// Whether the attributes match that shoutd sets only when it creates a VXLAN device. The kernel
+/// cannot change VNI and port later (`vxlan_nl2conf`).
 fn is_same_tunnel(tunnel: &ObservedTunnel, vni: Vni, desired: &Segment) -> bool {
     tunnel.mark.is_some()
         && tunnel.vni == Some(vni)

@@ -22,8 +22,8 @@ pub enum Destination {
     Host(IpAddr),
 }
 
-/// The filter before the VXLAN device that drops groups without receivers, where the device itself
-/// cannot. Link-local groups always pass.
+/// The group filter of the MAC address tier: drops packets to groups without receivers before they
+/// reach the VXLAN device. Link-local groups always pass.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Filter {
     /// There is no filter; every group passes.
@@ -67,11 +67,11 @@ pub struct Forwarding {
     /// The bridge's FDB: the port of each endpoint. For endpoints of other hosts it is the VXLAN
     /// device.
     pub ports: BTreeMap<MacAddress, DeviceName>,
-    /// The filter before the VXLAN device.
+    /// The group filter.
     pub filter: Filter,
 }
 
-/// The keys of the entries that apply to all groups without an entry of their own, one per family.
+/// The keys of the catch-all entries, which apply to all groups without an entry of their own.
 pub const UNREGISTERED: [SourceGroup; 2] =
     [(None, IpAddr::V4(Ipv4Addr::UNSPECIFIED)), (None, IpAddr::V6(Ipv6Addr::UNSPECIFIED))];
 
@@ -102,10 +102,10 @@ impl Forwarding {
     /// The desired entries of a segment together with retained ones: entries of `found` that are
     /// not desired but must stay.
     ///
-    /// The kernel adds and removes an MDB entry one remote at a time, and while an (S,G) entry
-    /// exists it shadows (\*,G). In that window some hosts lose packets. So we keep an (S,G) entry
-    /// when the last host stops selecting S: while (\*,G) has members it stays, with (\*,G)'s
-    /// remotes.
+    /// An (S,G) entry shadows (\*,G), and the kernel adds and removes its remotes one at a time. So
+    /// while the entry is incomplete, some members of (\*,G) lose packets of S. To avoid that, the
+    /// entry stays when the last host stops selecting S: with (\*,G)'s remotes, as long as (\*,G)
+    /// has members, and at most [`KEPT_SOURCES_MAX`] entries per group.
     ///
     /// While the replication is provisional, entries of groups without known members stay;
     /// otherwise a restarted daemon would remove them all. Such an entry gets the remotes of the
@@ -246,7 +246,7 @@ impl Forwarding {
         {
             changes.push(Change::Unfilter);
         }
-        // (S,G) first; the unspecified groups, to which all others fall back, last.
+        // (S,G) first; the catch-all entries last.
         self.add_groups(wanted, true, &mut changes);
         self.add_groups(wanted, false, &mut changes);
         for (mac, remotes) in &wanted.group_macs {
@@ -279,7 +279,7 @@ impl Forwarding {
     }
 
     fn add_groups(&self, wanted: &Self, with_source: bool, changes: &mut Vec<Change>) {
-        // In descending order, so that the unspecified groups come last.
+        // In descending order, so that the catch-all entries come last.
         let of_kind = wanted.groups.iter().rev().filter(|(key, _)| key.0.is_some() == with_source);
         for (key, destinations) in of_kind {
             let there = self.groups.get(key);
@@ -298,7 +298,8 @@ impl Forwarding {
         }
     }
 
-    /// The destinations of an entry's packets while it does not exist; `None` for every host.
+    /// The destinations to which packets go if they have no entry with this key: those of the next
+    /// wider entry. `None` if there is none, so that the packets go to every host.
     fn fallback(&self, (source, group): SourceGroup) -> Option<&BTreeSet<Destination>> {
         let of_group = self.groups.get(&(None, group)).filter(|_| source.is_some());
         let is_of_family =
@@ -319,8 +320,7 @@ impl Forwarding {
             (None, Some(admitted)) => changes.push(Change::Filter { admitted: admitted.clone() }),
             (_, None) => {}
         }
-        // In ascending order, so that the unspecified groups, to which the others would fall back,
-        // come first.
+        // In ascending order, so that the catch-all entries come first.
         for (key, destinations) in &self.groups {
             let still = wanted.groups.get(key);
             if still == Some(destinations) {
@@ -409,7 +409,8 @@ fn desired_macs(replication: &Replication) -> BTreeMap<MacAddress, BTreeSet<IpAd
     for ((_, group), remotes) in &replication.groups {
         let mac = group_mac(*group);
         if !goes_to_every_host(mac) {
-            // Another group without an entry may have the same address.
+            // Groups beyond the limit have no entry, and may share the MAC address. Their receivers
+            // are in `unregistered`.
             macs.entry(mac).or_default().extend(remotes.iter().chain(&replication.unregistered));
         }
     }

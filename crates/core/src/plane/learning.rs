@@ -1,6 +1,6 @@
 //! Limits for MAC learning. Where a network learns too many addresses, learning is suspended.
 //!
-//! Endpoints are pinned and need no learning. Learnt addresses are virtual ones (VRRP, CARP,
+//! Endpoints are pinned and need no learning. Learned addresses are virtual ones (VRRP, CARP,
 //! machines behind a container's bridge). A container that sends from forged addresses fills the
 //! tables of *other* hosts, and the limit of a VXLAN device cannot be changed once it exists. A
 //! segment without learning floods unknown unicast: nothing is lost, and virtual addresses can
@@ -14,7 +14,7 @@ use super::{Desired, Observed};
 use crate::Vni;
 use crate::limits::{LEARNED_MAX, LEARNED_SUM_MAX, LEARNING_SUSPENDED_FOR};
 
-/// What a segment's FDBs have learnt.
+/// What a segment's FDBs have learned.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Learned {
     /// The number of addresses. It is a lower bound if it exceeds [`LEARNED_MAX`].
@@ -28,7 +28,7 @@ pub struct Learned {
 pub struct Suspension {
     /// When it ends, by the clock of [`Learning::note`].
     pub until: Duration,
-    /// What the segment had learnt.
+    /// What the segment had learned.
     pub learned: Learned,
 }
 
@@ -39,7 +39,7 @@ pub struct Learning {
 }
 
 impl Learning {
-    /// Processes an observation at this time of a monotonic clock. Suspends segments that learnt
+    /// Processes an observation at this time of a monotonic clock. Suspends segments that learned
     /// more than their limit, and then those with the most addresses until the sum is within its
     /// limit.
     pub fn note(&mut self, observed: &Observed, now: Duration) {

@@ -155,7 +155,7 @@ pub struct ObservedSegment {
     pub max_rate: Option<u32>,
     /// The flood entries: the VTEPs in the all-zero FDB entry of the VXLAN device.
     pub flood: BTreeSet<IpAddr>,
-    /// The learnt MAC addresses.
+    /// The learned MAC addresses.
     pub learned: Learned,
     /// The other devices that shoutd created.
     pub ports: BTreeMap<DeviceName, ObservedPort>,
@@ -207,7 +207,7 @@ pub struct ObservedBridge {
     pub multicast_router: u8,
     /// `mcast_membership_interval`, in hundredths of a second.
     pub membership_interval: u64,
-    /// The limit for learnt MAC addresses, 0 for none; `None` if the kernel cannot limit them.
+    /// The limit for learned MAC addresses, 0 for none; `None` if the kernel cannot limit them.
     pub learned_max: Option<u32>,
     /// Whether it has an IPv6 link-local address, which it needs to send MLD queries; true if the
     /// kernel has no IPv6.

@@ -123,7 +123,7 @@ fn refuse(name: &'static str, value: &str, expected: &'static str) -> Result<(),
     Err(InvalidOption::Value { name, value: value.chars().take(80).collect(), expected })
 }
 
-/// Whether MAC addresses that are not an endpoint's are learnt, and may move.
+/// Whether MAC addresses that are not an endpoint's are learned, and may move.
 pub(super) fn learns(options: &BTreeMap<String, String>) -> bool {
     options.get(MAC_MOVES_OPTION).is_none_or(|value| value != "off")
 }
