@@ -47,10 +47,10 @@ pub enum FoundError {
          a peer"
     )]
     Joining(ClusterId),
-    /// It could not be committed.
+    /// The command that founds the cluster was not committed.
     #[error("founding the cluster: {0}")]
     Propose(#[from] ProposeError),
-    /// It could not be recorded.
+    /// The cluster could not be recorded in the store.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -91,7 +91,7 @@ pub enum JoinError {
         reason: String,
     },
     /// The peers answer and belong to no cluster.
-    #[error("{} to no cluster yet: start it there first", belong(.peers))]
+    #[error("{} to no cluster yet: start a cluster there first", belong(.peers))]
     NoCluster {
         /// The peers.
         peers: Vec<SocketAddr>,
@@ -148,7 +148,7 @@ pub enum JoinError {
         /// The version of its state.
         theirs: u32,
     },
-    /// It could not be recorded.
+    /// The cluster could not be recorded in the store.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -304,8 +304,8 @@ async fn ask(node: &Arc<Node>, first: SocketAddr, until: Instant) -> Result<(), 
             }
             Joined::NoCluster => return Err(JoinError::NoCluster { peers: vec![peer] }),
             Joined::Itself => return Err(JoinError::Itself(peer)),
-            // The others have agreed to remove this host, and are taking its vote. After that
-            // they send it its removal notice.
+            // The removal of this host is committed, but it is still in the Raft membership.
+            // Once it is not, the others send it its removal notice.
             Joined::Refused(refusal @ Refusal::HostRemoved { .. }) => {
                 return Err(JoinError::NotNow { peer, error: refusal.into() });
             }
@@ -359,7 +359,7 @@ pub(crate) async fn admit(node: &Node, host: HostId, request: Join, until: Insta
     if request.state < STATE_VERSION {
         return Joined::Outdated { state: STATE_VERSION };
     }
-    // A host that was just admitted itself, or whose leader was just lost, has a leader soon.
+    // If this host was admitted a moment ago, or its leader was lost, it has a leader soon.
     let mut metrics = node.raft.metrics();
     let election = until.min(Instant::now() + ELECTION);
     let _ =
@@ -406,7 +406,7 @@ fn refused(node: &Node, peer: SocketAddr, error: CallError) -> JoinError {
             distrust: Distrust::OtherAuthority | Distrust::OtherCluster(_),
             ..
         } => JoinError::Stranger { peer },
-        // One of the two clocks is wrong, which may be corrected.
+        // One of the two clocks is wrong. Once it is set, a retry succeeds.
         CallError::Untrusted {
             distrust: distrust @ (Distrust::Expired(_) | Distrust::NotYetValid(_)),
             ..

@@ -127,7 +127,7 @@ impl Consensus {
         let log =
             LogStore::with_snapshots(file.clone(), published.snapshots.clone(), stored.host.get());
         let failed = |error: Fatal<u64>| {
-            // openraft wraps the store's error several times.
+            // Not openraft's text: openraft wraps the store's error several times.
             let source = file.fault().map_or_else(|| error.into(), Into::into);
             StoreError::Failed { path: file.path().to_owned(), source }
         };
@@ -191,9 +191,8 @@ impl Consensus {
         self.node.removed()
     }
 
-    /// Whether this host was removed, or left out by a recovery, and has left the Raft membership:
-    /// its requests are then refused. A host that is being removed still takes part in its own
-    /// removal.
+    /// Whether `host` was removed, or left out by a recovery, and has left the Raft membership: its
+    /// requests are then refused. A host that is being removed still takes part in its own removal.
     pub fn has_left(&self, host: HostId) -> bool {
         self.node.removal_notice_for(host).is_some()
     }
@@ -249,7 +248,7 @@ impl Consensus {
             Ok(Err(error)) => error.to_string(),
             _ => "it was dropped".to_owned(),
         };
-        // openraft wraps the store's error several times.
+        // Not openraft's text: openraft wraps the store's error several times.
         self.node.fault().unwrap_or(error)
     }
 

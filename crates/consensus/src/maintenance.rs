@@ -34,8 +34,8 @@ const REFUSED_PAUSE: Duration = Duration::from_secs(30);
 /// How long a removed host still receives the log, so that it learns of its removal.
 const DISMISSAL: Duration = Duration::from_secs(2);
 
-/// How long a removed host continues for the others' sake: as the leader it tells them that its
-/// removal is committed.
+/// How long a host continues after its removal: if it leads, it still has to tell the others that
+/// the removal is committed.
 const PARTING: Duration = Duration::from_millis(500);
 
 /// Changes the Raft membership while this host leads.
@@ -190,8 +190,8 @@ pub(crate) async fn represent(node: Arc<Node>) {
             // Another host runs with this host's identity: the daemon ends.
             Some(_) if duplicate_identity::look_for_duplicate(&node).await => return,
             Some(_) => try_to_introduce(&node).await,
-            // Without an entry this host was removed, and must not come back by itself.
             None if agreed.hosts.is_empty() => try_to_found(&node).await,
+            // Others have an entry: this host was removed, and must not come back by itself.
             None => None,
         };
         match pause {

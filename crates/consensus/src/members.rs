@@ -24,9 +24,10 @@ pub(crate) struct HostView {
     pub away: BTreeSet<HostId>,
     /// The removed hosts that have had time to learn of their removal.
     pub dismissed: BTreeSet<HostId>,
-    /// Hosts that are being removed: they lose their votes first. Taking a vote may need that host
-    /// for a majority, removing the host does not; so a removed host that still had its vote could
-    /// leave the others unable to elect a leader.
+    /// Hosts that are being removed. They lose their votes first: a majority of the old voters,
+    /// which may include them, must commit that. Their removal then needs only the other voters. In
+    /// the other order, a removed host would count for the quorum, and could leave the others
+    /// unable to elect a leader.
     pub leaving: BTreeSet<HostId>,
     /// The leader itself.
     pub leader: Option<HostId>,
@@ -88,7 +89,7 @@ pub(crate) fn next_change(
     (!dropped.is_empty()).then_some(Change::Drop(dropped))
 }
 
-/// How many of this many hosts should vote.
+/// How many voters a cluster of this many hosts should have.
 ///
 /// An odd number: one more would raise the quorum, and the cluster would not survive the loss of
 /// more hosts. But of two hosts both vote. With one voter, the other host could not go on without
@@ -133,6 +134,7 @@ pub(crate) fn choose_voters(
             wanted.insert(candidate);
         }
     }
+    // The number stays odd even if there are fewer candidates than the cluster could use.
     let count = fit(hosts.len()).min(fit(wanted.len() + candidates.len()));
     while wanted.len() < count
         && let Some(candidate) = candidates.pop()

@@ -39,7 +39,7 @@ pub(crate) fn why_not(node: &Node, trouble: Option<Obstacle>, deadline: Duration
         let mut names: Vec<_> = missing.iter().map(|host| name_of_voter(node, *host)).collect();
         names.sort();
         let text = format!(
-            "no leader: {} of {} hosts unreachable ({})",
+            "no leader: {} of {} voters unreachable ({})",
             missing.len(),
             voters.len(),
             names.join(", ")

@@ -124,8 +124,8 @@ pub fn recover(
     Ok(Recovered { host, lost, networks })
 }
 
-/// Higher than the epoch before, and, if the clock is right, than that of any other recovery of the
-/// same cluster.
+/// Higher than the epoch before, and, if the clocks are right, than that of any earlier recovery of
+/// the same cluster.
 fn next_epoch(before: u64, now: Duration) -> u64 {
     now.as_secs().max(before.saturating_add(1))
 }

@@ -93,7 +93,7 @@ impl PeerHealth {
         self.cluster.borrow().hosts.get(&host).map(|host| host.address)
     }
 
-    /// The address of a host that was found at another than agreed state has.
+    /// Where a host was found, if that differs from its address in agreed state.
     fn moved_to(&self, host: HostId) -> Option<SocketAddr> {
         let moved = self.moved().get(&host).copied()?;
         (self.agreed(host) == Some(moved.from)).then_some(moved.to)
@@ -157,7 +157,7 @@ impl PeerHealth {
         }
     }
 
-    /// The envelope for a message, to this host or, without one, to whichever host has the address.
+    /// The envelope for a message to host `to`; `None` is whichever host has the called address.
     pub fn message<T>(&self, to: Option<HostId>, content: T) -> Message<T> {
         let recalled = to.and_then(|to| self.progress_of(to));
         Message { epoch: self.participation.epoch(), sender: Some(self.own), recalled, content }

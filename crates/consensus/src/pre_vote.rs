@@ -4,8 +4,8 @@
 //! deposes the leader of all others as soon as they see it. A host that was cut off, in one
 //! direction or both, would disturb the others when it is back. So a host first asks the others
 //! whether they have a leader, and stands only if a majority, itself included, has none (Ongaro,
-//! "Consensus: Bridging Theory and Practice", 9.6). By the same question a host that was removed
-//! while it was down learns of it, before it sends anything else.
+//! "Consensus: Bridging Theory and Practice", 9.6). A host that was removed while it was down
+//! learns that from the answers, before it sends anything else.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -80,8 +80,8 @@ pub(crate) async fn pre_vote(node: Arc<Node>) {
 
 /// Whether a host may stand for election now. openraft draws its election time-out once, when it
 /// starts. Hosts that started at the same moment and split the vote once would split it every time.
-/// So after a while each host skips about half of its turns, depending on its id, until one stands
-/// alone.
+/// So after a while each host skips about half of the checks, by a hash of its id and the number of
+/// the check, until one stands alone.
 fn is_turn_of(host: HostId, checks: u64) -> bool {
     let mut hasher = DefaultHasher::new();
     (host, checks).hash(&mut hasher);
@@ -175,8 +175,8 @@ async fn status_of(
 ) -> Result<StatusAnswer, CallError> {
     let status = peer_health.ask_status(host, address, DEADLINE).await;
     if let Err(CallError::Refused { rejection: Rejection::OtherHost { .. }, .. }) = &status {
-        // Another host has this address: it was set up again, perhaps from a backup. It may
-        // know that this host was removed. Its answer does not count as a vote.
+        // Another host has this address: the machine was set up again, perhaps from a backup.
+        // That host may know that this one was removed. Its answer does not count as a vote.
         peer_health
             .call_address::<_, ConsensusStatus>(address, wire::STATUS, &(), DEADLINE)
             .await?;

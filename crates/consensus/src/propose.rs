@@ -1,5 +1,5 @@
 //! Proposing commands: this host commits them if it leads, and forwards them to the leader
-//! otherwise.
+//! otherwise. Removing a host takes more than a command, so the leader is sent an [`Errand`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,8 +62,8 @@ pub(crate) async fn run_errand(
     agreed.unwrap_or_else(|_| Err(obstacle::why_not(node, trouble, deadline)))
 }
 
-/// Resolves when the same disk fault is there for two checks: then no caller need wait until
-/// the deadline.
+/// Resolves when two checks in a row find the same disk fault, so that a caller does not wait
+/// until its deadline.
 async fn unable(node: &Node) -> ProposeError {
     let mut before = None;
     loop {
@@ -76,7 +76,7 @@ async fn unable(node: &Node) -> ProposeError {
     }
 }
 
-/// Tries until the errand is done or cannot be. `trouble` is the last obstacle.
+/// Tries until the errand is done or an error is final. `trouble` is the last obstacle.
 async fn run_until(
     node: &Arc<Node>,
     errand: &Errand,
@@ -94,7 +94,7 @@ async fn run_until(
             Some(leader) => match forward(node, leader, errand, until).await {
                 Ok(proposed) => proposed,
                 Err(error) => {
-                    // A call that had no time left tells less than the obstacle before it.
+                    // If time ran out during the call, the earlier obstacle explains more.
                     if trouble.is_none() || Instant::now() < until {
                         *trouble = Some(Obstacle::Call(leader.host, error));
                     }
@@ -124,7 +124,7 @@ async fn run_until(
                 | ProposeError::NoMajority(_)
                 | ProposeError::OldLeader(_)),
             ) => return Err(error),
-            // Another host's error: there may be a better leader.
+            // The leader cannot do it now. The next try may find another leader.
             Proposed::Failed(error) => *trouble = Some(Obstacle::Leader(error)),
         }
         sleep(PAUSE).await;

@@ -10,14 +10,14 @@ pub enum ProposeError {
     /// The cluster applied the command, and refused it.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// There is no leader or no quorum. The text says which hosts are missing.
+    /// There is no leader or no quorum, or the leader cannot be used. The text has the reason.
     #[error("{0}")]
     NoLeader(String),
     /// It was not committed in time; it may still be.
     #[error("the change was not committed within {0} ms")]
     TimedOut(u64),
-    /// A host cannot be removed, as the others would have no quorum. The text says which are
-    /// missing.
+    /// A host cannot be removed, as the others would have no quorum. The text names the hosts that
+    /// do not answer.
     #[error("{0}")]
     NoMajority(String),
     /// Consensus waits for this host's disk. The text has the reason.

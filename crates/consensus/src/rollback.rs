@@ -4,8 +4,8 @@
 //! Raft requires that what a host acknowledged is on its disk. A host that was rolled back may have
 //! lost entries that only it and the leader had, and a vote that it gave. If it went on voting,
 //! hosts could be elected that lack committed entries. So each host remembers the furthest progress
-//! of its peers ([`Progress`]) and tells them: when they start, before they send anything, and with
-//! each message. A host that is behind its own progress neither votes nor stands for election until
+//! of its peers ([`Progress`]). It tells a peer that starts and asks, and tells each peer in every
+//! message. A host that is behind its own progress neither votes nor stands for election until
 //! it has everything again that it may have acknowledged.
 
 use parking_lot::Mutex;

@@ -32,9 +32,9 @@ pub(crate) async fn check_rollback(node: &Node, recalled: Option<Progress>) {
     let has = progress(&metrics.borrow());
     if node.rollback.note(acknowledged) {
         let text = format!(
-            "this host's data directory was rolled back: it has {} log entries of term {}, \
-             but had acknowledged {} of term {}; it does not vote until the other hosts have \
-             sent what is missing",
+            "this host's data directory was rolled back: it has {} log entries and term {}, \
+             but had acknowledged {} entries in term {}; it does not vote until the other \
+             hosts have sent what is missing",
             has.index + 1,
             has.term,
             acknowledged.index + 1,
@@ -65,7 +65,7 @@ pub(crate) fn rollback_problem(node: &Node) -> Option<String> {
     let acknowledged = node.rollback.get().filter(|_| !may_vote(node))?;
     Some(format!(
         "this host's data directory was rolled back to an earlier state: it does not vote \
-         until it has received its {} log entries again",
+         until it has caught up with the {} log entries that it had acknowledged",
         acknowledged.index + 1
     ))
 }

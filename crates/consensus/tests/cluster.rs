@@ -111,7 +111,7 @@ mod tests {
             .propose(create(last.host(), 1), Duration::from_secs(3))
             .await
             .unwrap_err();
-        assert_eq!(error.to_string(), "no leader: 2 of 3 hosts unreachable (h2, h3)");
+        assert_eq!(error.to_string(), "no leader: 2 of 3 voters unreachable (h2, h3)");
         last.stop().await;
         // The same on a host that did not lead before.
         let follower = places[1].start().await;
@@ -120,7 +120,7 @@ mod tests {
             .propose(create(follower.host(), 2), Duration::from_secs(6))
             .await
             .unwrap_err();
-        assert_eq!(error.to_string(), "no leader: 2 of 3 hosts unreachable (h1, h3)");
+        assert_eq!(error.to_string(), "no leader: 2 of 3 voters unreachable (h1, h3)");
         let status = follower.status();
         assert!(
             status.peer_health.iter().all(|contact| !contact.reachable)
@@ -217,7 +217,7 @@ mod tests {
         let error = joiner.consensus.join(&[stranger.address], second).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("{} belongs to no cluster yet: start it there first", stranger.address)
+            format!("{} belongs to no cluster yet: start a cluster there first", stranger.address)
         );
         let error = joiner.consensus.join(&[absent.address], second).await.unwrap_err();
         assert_eq!(

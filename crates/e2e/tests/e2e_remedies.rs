@@ -30,7 +30,7 @@
 //! | this is a prepared token | `--peer-addresses` | `belonging::tokens` |
 //! | no change can be committed | `--peer-addresses` of the others | `belonging::renumbered` |
 //! | this host waits for approval | `shoutdctl approve` | `bad_input::no_token`, `cluster::sixth_host` |
-//! | the peers belong to no cluster | start it there first | `bad_input::peers_without_cluster` |
+//! | the peers belong to no cluster | start a cluster there first | `bad_input::peers_without_cluster` |
 //! | the port is in use | `ss` names who, another port | `ways::ports` |
 //! | the socket is served by another process, is in the way | `ss` names who, move it | `ways::sockets` |
 //! | the daemon is stopped, nothing answers, it does not run | `kill -CONT`, `stop`, `start` | `ways::silent` |
