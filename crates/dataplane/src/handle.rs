@@ -55,7 +55,7 @@ pub(crate) struct Status {
     pub(crate) failures: Arc<[ActionFailure]>,
     pub(crate) unreadable: Option<Arc<KernelError>>,
     pub(crate) unreadable_segments: BTreeMap<Vni, String>,
-    /// The revision that the replicator was last told.
+    /// The revision after the round's changes of devices. The replicator must reach it too.
     pub(crate) revision: Revision,
 }
 
@@ -116,8 +116,9 @@ impl Inbox {
         self.stopped || self.generation != generation
     }
 
-    /// The generation that the reconciler must have reached before this scope can hold. Replication
-    /// and pins are the replicator's.
+    /// The generation that the reconciler must have reached before this scope can hold. For
+    /// [`Scope::Advertised`] that is the last one that changed the segment's devices or remotes: the
+    /// replicator alone programs the rest.
     fn needed(&self, generation: Generation, scope: &Scope) -> Generation {
         match scope {
             Scope::Advertised { vni } => {
@@ -247,7 +248,7 @@ impl ReconcilerHandle {
         failures.map(ToString::to_string).collect()
     }
 
-    /// The MDB pressures, one line each. `network` names a network.
+    /// The MDB pressures, one line each. `network` returns a network's name.
     pub fn mdb_pressures(&self, network: impl Fn(Vni) -> String) -> Vec<String> {
         let (mdb_pressures, observed) =
             (self.owner.follower.mdb_pressures.borrow().clone(), self.observed());
@@ -258,7 +259,7 @@ impl ReconcilerHandle {
     }
 
     /// The networks whose learning is suspended because they learned too much, one line each.
-    /// `network` names a network.
+    /// `network` returns a network's name.
     pub fn suspensions(&self, network: impl Fn(Vni) -> String) -> Vec<String> {
         let learning = self.learning.borrow();
         learning

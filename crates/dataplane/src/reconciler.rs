@@ -1,4 +1,5 @@
-//! The thread that owns a kernel.
+//! The reconciler's thread: observes the [`Kernel`], which only it uses, and executes the actions
+//! that lead to the desired state.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -24,8 +25,8 @@ use crate::reconcile::{Report, execute_all, sandboxes};
 use crate::replicator::{self, Post};
 use crate::setup_grace::SetupGrace;
 
-/// How often everything is observed again without an event. It bounds the delay of changes without
-/// one, such as a sandbox that disappears.
+/// How often everything is observed again if no event comes. It bounds how late we notice a change
+/// that causes no event, such as a sandbox that disappears.
 const PERIOD: Duration = Duration::from_secs(2);
 /// When a segment that could not be read is tried again.
 const RETRY: Duration = Duration::from_millis(200);
@@ -128,7 +129,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
                 unreadable_for = RETRY_FIRST;
             }
             match outcome {
-                // Observe at once: the result may differ from what we intended.
+                // Observe again soon: the result may differ from what we intended.
                 Outcome::Changed => self.rest(PAUSE, PAUSE, generation),
                 Outcome::Unchanged => {
                     let until_retry = self
@@ -156,8 +157,8 @@ impl<K: Kernel + 'static> Reconciler<K> {
         }
     }
 
-    /// Waits for a new desired state, for an event after at least `pause`, or until `period` is
-    /// over.
+    /// Waits for at most `period`. A new desired state ends the wait at once, a kernel event after
+    /// `pause` at the earliest.
     fn rest(&mut self, pause: Duration, period: Duration, generation: Generation) {
         let begin = Instant::now();
         let mut poked = false;

@@ -1,5 +1,5 @@
 //! The thread that programs replication and pins from advertisements. It is separate from the
-//! reconciler, which makes the devices, because it must be fast: a host that joins a group waits
+//! reconciler, which makes the devices, because it must be fast: a program that joins a group waits
 //! for it.
 //!
 //! The replicator diffs the new desired state against what it last programmed, so a change costs
@@ -121,7 +121,7 @@ struct Work {
     own: Vtep,
     /// The tables before the changes.
     known: TableCache,
-    /// Whether the tables may keep more than the desired entries.
+    /// Whether entries that are not desired stay: retained ones, or those of a graceful restart.
     keeps: bool,
     /// In the order of [`Forwarding::changes_to`].
     changes: Vec<Change>,
@@ -220,7 +220,7 @@ impl Replicator {
     fn run(&mut self) {
         let mut retry = RETRY_FIRST;
         loop {
-            // Cleared before the inbox is read, so that a later change wakes the thread again.
+            // We clear the event before we read the inbox, so that a later change wakes us again.
             let _ = self.post.wake.read();
             let (wanted, revision) = {
                 let mut inbox = self.post.inbox();

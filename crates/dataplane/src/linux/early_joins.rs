@@ -7,10 +7,10 @@
 //!
 //! The notification has no sources. For a group of the SSM ranges (RFC 4607) we look them up, which
 //! takes a few hundred microseconds. Nearly all other joins are (\*,G), so we do not look there. An
-//! SSM join to a group of another range is therefore added as (\*,G) at first. To the bridge, the
-//! report with its sources is then an addition to EXCLUDE mode (RFC 3376, section 6.4.1), and the
-//! bridge would not query the group. So we query it: after two seconds only those sources are
-//! forwarded.
+//! SSM join to a group of another range is therefore added as (\*,G) at first. Its report, ALLOW
+//! with the sources, then meets a group in EXCLUDE mode. It neither ends that mode nor makes the
+//! bridge query (RFC 3376, section 6.4.2). So we query: two seconds later the group timer expires,
+//! and only those sources are forwarded.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -26,8 +26,8 @@ use super::rate_limiter::RateLimiter;
 use super::registry::Registry;
 use super::source_filters::SourceFilters;
 
-/// Minimum time between listings of the ports, for an interface that is not at any known port.
-/// Containers have other interfaces, and so has the host.
+/// Minimum time between listings of the ports, which a join on an unknown interface causes. We also
+/// see joins on other interfaces of containers and of the host.
 const LIST_PERIOD: Duration = Duration::from_millis(100);
 /// Events accepted per network and second. Beyond, all containers of the network depend on their
 /// reports until the second is over.
@@ -101,8 +101,8 @@ impl EarlyJoins {
         route.join_groups(bridge, &joins)
     }
 
-    /// The memberships to add for these groups. If a socket has no sources yet, its report will
-    /// have them.
+    /// The memberships to add for these groups. An SSM group whose sources cannot be found yet is
+    /// left to its report.
     fn joins_at(
         &mut self,
         port: u32,
@@ -153,7 +153,7 @@ impl EarlyJoins {
         self.querier.insert(querier).query_group(bridge, group)
     }
 
-    /// The port at this end of a veth, if there is one.
+    /// The port whose other end is this interface, if there is one.
     fn port_of(&mut self, end: Peer, route: &mut Route) -> Result<Option<u32>, Error> {
         if let Some(&port) = self.ports.get(&end) {
             // Indexes and namespace ids are reused.

@@ -1,4 +1,5 @@
-//! Executing actions. The owner tag of a device is set last, so a tagged device is complete.
+//! Executing actions. The last step of a creation sets the device's owner tag, so a tagged device
+//! is complete. Later actions tune it.
 
 use std::net::Ipv6Addr;
 use std::path::Path;
@@ -25,7 +26,7 @@ use crate::kernel_error::KernelError;
 const TTL: u8 = 64;
 
 /// The settings of every bridge. We replace the membership interval only if it is the kernel's
-/// default.
+/// default: a user chose any other value.
 fn bridge_settings(before: Option<&Kind>) -> BridgeSettings {
     let kept = match before {
         Some(Kind::Bridge(found)) => {
@@ -36,8 +37,8 @@ fn bridge_settings(before: Option<&Kind>) -> BridgeSettings {
     BridgeSettings {
         snooping: true,
         querier: true,
-        // The bridge has no address. Its IGMP queries have source 0.0.0.0 and never win an election
-        // against a real multicast router (RFC 4541, section 2.1.1).
+        // IGMP queries then have source 0.0.0.0, which never wins an election against a multicast
+        // router (RFC 4541, section 2.1.1).
         query_use_ifaddr: false,
         multicast_router: MULTICAST_ROUTER_ALWAYS,
         igmp_version: IGMP_VERSION,
@@ -103,7 +104,7 @@ impl LinuxKernel {
             }
             Action::ForgetLearned { vni } => {
                 let segment = self.segment(*vni)?;
-                // Removal makes no event that invalidates the reading.
+                // No event that we follow reports this removal.
                 segment.reading = None;
                 Ok(segment.route.remove_learned(LEARNED_READ_MAX).map(drop)?)
             }
@@ -229,8 +230,8 @@ impl LinuxKernel {
         segment.route.create_veth(&NewVeth {
             near: VethEnd { name: near_name.as_str(), group: GROUP, mtu: mtu_octets, mac: None },
             master: Some(bridge),
-            // The far end belongs to the container. The near end identifies it, so it needs no
-            // group.
+            // The far end belongs to the container, so it is not in our device group. After a crash
+            // the near end's group suffices: both ends are deleted together.
             far: VethEnd { name: &far_name, group: 0, mtu: mtu_octets, mac: Some(port.mac.0) },
             far_namespace: &far_namespace,
         })?;
@@ -293,8 +294,8 @@ impl SegmentHandle {
             self.route.create_bridge(BRIDGE, GROUP, &bridge_settings(None))?;
         }
         let bridge = self.own(vni, BRIDGE)?;
-        // Setting the bridge's current address makes it a configured one, which no longer follows
-        // the addresses of its ports.
+        // A bridge follows the MAC addresses of its ports until its own is set, be it to the same
+        // value.
         let tag = OwnerTag::Network(network.clone()).to_string();
         Ok(self.route.change_link(
             bridge.index,
@@ -381,8 +382,8 @@ fn end_duplicate_detection(
     place: &str,
 ) -> Result<(), KernelError> {
     let link = find(&mut sandbox.route, name, place)?;
-    // `accept_dad` cannot be changed by netlink. If it cannot be changed at all, the address is
-    // still replaced.
+    // `accept_dad` cannot be changed by netlink, so this writes to /proc. If that fails, the
+    // address is still replaced, and the error is returned at the end.
     let set = if link.detects_duplicates {
         sandbox.namespace.run(|| write_setting(&format!("ipv6/conf/{name}/accept_dad"), "0"))?
     } else {
@@ -397,7 +398,8 @@ fn end_duplicate_detection(
     set.map_err(KernelError::Setting)
 }
 
-/// Adds what a container's interface, which is up, lacks. Additional addresses and routes stay.
+/// Adds what a container's interface lacks. The interface must be up, because the kernel refuses
+/// routes otherwise. Additional addresses and routes stay.
 fn complete_end(
     route: &mut Route,
     name: &str,

@@ -173,7 +173,7 @@ impl FollowedSegment {
         })
     }
 
-    /// There are no joins before there is a bridge.
+    /// Without a bridge, an early join has no MDB to go to.
     fn joins_to_await(&self) -> Option<BorrowedFd<'_>> {
         self.bridge.and_then(|_| self.early_joins.event())
     }
