@@ -1,10 +1,10 @@
 //! The group filter: one bridge port forwards multicast only of admitted groups.
 //!
-//! It serves kernels whose VXLAN devices have no MDB. Their FDBs have MAC addresses of groups,
-//! which several groups share, and send what has no entry to every host. The filter is a table of
-//! its own in the bridge family, beside the [`IgmpMldFilter`](crate::IgmpMldFilter). The two do not
-//! depend on each other, and without this one everything passes. Link-local groups and non-IP
-//! frames always pass.
+//! It serves kernels whose VXLAN devices have no MDB. Such a device looks up a group's MAC address,
+//! which several groups share, in its FDB, and sends a frame without an entry to every host. The
+//! filter is a table of its own in the bridge family, beside the
+//! [`IgmpMldFilter`](crate::IgmpMldFilter). The two do not depend on each other, and without this
+//! one everything passes. Link-local groups and non-IP frames always pass.
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};

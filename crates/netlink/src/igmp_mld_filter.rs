@@ -1,15 +1,15 @@
 //! The IGMP/MLD filter: keeps IGMP and MLD off one bridge port. It can also limit the rate of
 //! multicast and broadcast received on each of the other ports.
 //!
-//! It is a table of the bridge family, which kernels before 5.16 have too, with rules that name the
-//! port. So it can be installed before the port exists, and it outlives the port. It filters in
-//! three chains:
+//! It is a table of the bridge family: a port's own egress hook exists only since Linux 5.16. The
+//! rules name the port, so the filter can be installed before the port exists, and outlives it. It
+//! filters in three chains:
 //!
-//! * *forward* drops what comes from other ports.
+//! * *forward* drops what goes from other ports to this one.
 //! * *output* drops the bridge's own queries, which pass neither forward nor postrouting
 //!   (`br_multicast_send_query`).
-//! * *prerouting* drops what a host without a filter lets through, before the bridge takes it for a
-//!   membership.
+//! * *prerouting* drops what arrives at this port, from another host that lacks its filter, before
+//!   the bridge takes it for a membership.
 //!
 //! A fourth chain, *input*, drops all frames that the bridge passes up to itself. The bridge is
 //! configured to receive all multicast, so these frames are copies.
@@ -35,7 +35,7 @@ const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd" };
 const VERSION: u32 = 7;
 /// The set with the rate limit of each port.
 const SENDERS: &str = "senders";
-/// The same for address resolution and membership messages.
+/// The same for ARP, neighbour discovery, IGMP and MLD.
 const FINDERS: &str = "finders";
 /// Packets per second of such messages that each port may send in addition to its rate limit: as
 /// many as a host needs that talks to a hundred others.
@@ -49,7 +49,7 @@ const SENDERS_TIMEOUT: u64 = 60_000;
 const VLANS: &str = "vlans";
 /// The maximum number of VLANs of all ports together: all that four ports can have.
 const VLANS_MAX: u32 = 16_384;
-/// Milliseconds until a silent VLAN is removed: somewhat longer than a membership lasts.
+/// Milliseconds until a silent VLAN is removed: longer than a membership lasts (510 s).
 const VLANS_TIMEOUT: u64 = 900_000;
 /// The type of a frame with a VLAN tag (IEEE 802.1Q).
 const ETHERTYPE_VLAN: u16 = 0x8100;
@@ -226,7 +226,7 @@ fn chain_rules(
         return vec![(format!("shoutd input {VERSION}"), vec![Expression::Drop])];
     }
     let rate = max_rate.filter(|_| hook == Hook::Prerouting);
-    // First, because what the other rules accept skips the rest of the chain.
+    // The rate rules come before the IGMP/MLD rules, which accept UDP and so end the chain.
     let finding = rate.map(|_| finding_rules(port)).unwrap_or_default().into_iter().enumerate();
     let finding =
         finding.map(|(position, rule)| (format!("shoutd finding {VERSION} {position}"), rule));
@@ -238,7 +238,7 @@ fn chain_rules(
     let vlans = vlans.into_iter().enumerate();
     let vlans = vlans.map(|(position, rule)| (format!("shoutd vlan {VERSION} {position}"), rule));
     // Without a rate limit the VLAN rules come last, because most packets have been accepted by
-    // then. With one they come first, because what `finding` accepts ends there.
+    // then. With one they come first, because `finding` accepts IGMP and MLD.
     if has_rate {
         vlans.chain(finding).chain(rate).chain(igmp_mld_filter).collect()
     } else {
@@ -278,9 +278,9 @@ fn is_spread(port: &str) -> Vec<Expression> {
     ]
 }
 
-/// Accepts address resolution and membership messages of a port whose data exceeds the limit.
-/// Without them the port would also lose what it may send, and what it receives. Beyond
-/// [`FINDING_RATE`] they count as data.
+/// Accepts ARP, neighbour discovery, IGMP and MLD from a port whose data exceeds the limit. Without
+/// them its neighbour entries and memberships would expire, and it would lose unicast and what it
+/// receives. Beyond [`FINDING_RATE`] they count as data.
 fn finding_rules(port: &str) -> Vec<Vec<Expression>> {
     let arp = vec![
         Expression::LoadMeta(Meta::Protocol),
@@ -314,9 +314,9 @@ pub(crate) fn name_value(port: &str) -> Vec<u8> {
     name
 }
 
-/// Accepts what no bridge takes for IGMP or MLD, before the more expensive rules: both rules
-/// together take a tenth of a packet's cost from container to container. UDP comes first, as most
-/// multicast is UDP. The kernel finds its protocol number as a bridge does.
+/// Accepts what no bridge takes for IGMP or MLD, before the more expensive rules. The two rules are
+/// a tenth of what a packet costs from container to container. UDP comes first, as most multicast
+/// is UDP. nf_tables finds UDP as a bridge does, so no IGMP or MLD passes as UDP.
 fn harmless() -> [Vec<Expression>; 2] {
     // Bridges look for IGMP and MLD in multicast frames only (`br_handle_frame_finish`).
     [(Meta::TransportProtocol, UDP), (Meta::PacketType, PACKET_OTHERHOST)].map(|(meta, value)| {

@@ -147,9 +147,9 @@ impl Route {
         Ok(groups.concat())
     }
 
-    /// The kernel dumps the MDBs of all devices in the namespace, each consistent by itself
-    /// (`rtnl_mdb_dump`). So the dump of a bridge's MDB stays usable while the tunnel's changes all
-    /// the time, as when many groups come or go.
+    /// Parses one device's part of a dump. The kernel dumps the MDBs of all devices in the
+    /// namespace, each consistent by itself (`rtnl_mdb_dump`). So we can read the bridge's MDB even
+    /// while many groups come and go in the VXLAN device's.
     fn dump_database<T>(
         &mut self,
         device: u32,

@@ -16,7 +16,7 @@ use crate::packet::{
     self, ETHERNET, ETHERTYPE_IPV4, ETHERTYPE_IPV6, ICMPV6, IPV6_HEADER, ROUTER_ALERT,
 };
 
-/// Octets read of a frame. Sources of a query that are beyond are ignored.
+/// Octets read of a frame. A query's sources beyond them are ignored.
 const BUFFER: usize = 2048;
 /// Queries read at once, so that a flood of queries cannot occupy the reader. The rest is read
 /// later or lost.
@@ -75,7 +75,7 @@ impl QueryMonitor {
         set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &QUEUE)?;
         // If this fails, the filter drops outgoing frames.
         let _ = set(&fd, libc::SOL_PACKET, IGNORE_OUTGOING, &1_i32);
-        // Only such a socket sees frames before the bridge takes them.
+        // Only a socket for all protocols sees frames before the bridge takes them.
         let all = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
         let address = packet::address(device, all);
         // SAFETY: the pointer is to an address of this length, which outlives the call.

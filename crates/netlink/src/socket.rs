@@ -27,8 +27,8 @@ const EACH_MAX: usize = 128;
 /// Related requests sent at once: as many as one entry can have hosts. The kernel processes them
 /// without a pause.
 const TOGETHER_MAX: usize = 1024;
-/// Receive buffer, in octets. Each refusal takes 1,280, because the kernel counts its own overhead.
-/// The kernel doubles this value.
+/// Receive buffer, in octets; the kernel doubles the value. It holds [`TOGETHER_MAX`] refusals of
+/// 1,280 octets each, the kernel's overhead included.
 const ANSWERS: usize = 1024 * 1024;
 /// Octets received at once: the kernel puts up to 32 KiB of a dump into one datagram.
 const BUFFER: usize = 64 * 1024;
@@ -403,8 +403,8 @@ fn is_interrupted(frame: &Frame<'_>) -> bool {
     frame.flags & flag(libc::NLM_F_DUMP_INTR) != 0
 }
 
-/// The error number, positive, of an acknowledgement or of the end of a dump. The latter has no
-/// text, and on kernels before 4.20 no error number either.
+/// The error number, positive, of an acknowledgement or of the end of a dump; of the former also
+/// the kernel's text. On kernels before 4.20 the end of a dump has no error number.
 pub(crate) fn verdict(frame: &Frame<'_>) -> (i32, Option<String>) {
     if i32::from(frame.kind) == libc::NLMSG_DONE {
         (frame.word(0).cast_signed().saturating_neg().max(0), None)

@@ -1,7 +1,7 @@
 //! The underlay filter: only members of the cluster reach the hosts' VXLAN and agreement ports.
 //!
 //! A VXLAN device accepts every packet to its UDP port with its VNI, from any source (`vxlan_rcv`).
-//! So the filter checks the source before:
+//! So the filter checks the source first:
 //!
 //! * *input* drops VXLAN that does not come from a member's address, or that arrives on loopback.
 //! * *forward* drops VXLAN that this host would forward to a member from another source, such as a
@@ -15,7 +15,7 @@
 //! and reports that.
 //!
 //! The filter is one table of the family `inet`, replaced as a whole in one transaction. Its rules
-//! set no mark or verdict that other tables see, and match only these ports.
+//! match only these ports and set no mark. What they accept, other tables may still drop.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -37,7 +37,8 @@ pub(crate) const TABLE: TableName = TableName { family: Family::Inet, name: "sho
 /// Part of every rule, so that the filter of another version of shoutd is replaced. Raise it with
 /// every change of the rules.
 const VERSION: u32 = 1;
-/// `NF_IP_PRI_RAW`: before connection tracking.
+/// `NF_IP_PRI_RAW`: before the usual chains of the same hook, and at *output* before connection
+/// tracking.
 const PRIORITY: i32 = -300;
 const FORWARD: &str = "forward";
 const OUTPUT: &str = "output";
@@ -52,7 +53,8 @@ const IPV4: u8 = 2;
 const IPV6: u8 = 10;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-/// The `uid_t` that no user has.
+/// The `uid_t` that no user has: every packet with a socket differs from it. Without a socket the
+/// rule does not match.
 const NO_USER: u32 = u32::MAX;
 /// Kinds of devices (`rtnl_link_ops`) on which containers' packets arrive.
 const CONTAINER_KINDS: [&str; 2] = ["bridge", "veth"];
@@ -66,8 +68,8 @@ pub struct UnderlayAccess {
     pub address: IpAddr,
     /// The interface with this address.
     pub interface: String,
-    /// The TCP ports of agreement, of this host and of all members. Beyond [`AGREEMENT_PORTS_MAX`]
-    /// they are not protected from containers.
+    /// The agreement ports (TCP) of this host and of all members. Those beyond
+    /// [`AGREEMENT_PORTS_MAX`] are not protected from containers.
     pub agreement_ports: BTreeSet<u16>,
     /// Underlay addresses of the other members.
     pub members: BTreeSet<IpAddr>,

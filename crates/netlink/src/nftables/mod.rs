@@ -59,7 +59,7 @@ const SET_TIMEOUT: u16 = 11;
 const DESCRIPTION_SIZE: u16 = 1;
 /// `NFT_SET_TIMEOUT | NFT_SET_EVAL`: rules add elements, which time out unless refreshed.
 const FLAGS_DYNAMIC: u32 = 0x10 | 0x20;
-// How a key is shown: as a number, or as an address of either family.
+// How nft shows a key: as a number, or as an address of either family.
 const KEY_TYPE_INTEGER: u32 = 4;
 const KEY_TYPE_IPV4: u32 = 7;
 const KEY_TYPE_IPV6: u32 = 8;
@@ -177,11 +177,13 @@ pub(crate) enum Expression {
     /// octet (`net/netfilter/nft_fib.c`).
     LoadReversePath,
     Compare(Comparison, Vec<u8>),
-    /// Loads two octets of the Ethernet header after the four that were loaded last.
+    /// Loads two octets of the Ethernet header into the register behind the four octets that were
+    /// loaded last.
     LoadSecond {
         offset: u32,
     },
-    /// Adds both loaded values to a set, or refreshes them; matches if the set has room.
+    /// Adds the two loaded values to a set as one key, or refreshes it; matches unless the set is
+    /// full.
     Remember(&'static str),
     /// Masks the octet that was loaded last.
     Mask(u8),
@@ -369,7 +371,8 @@ pub(crate) fn new_rule(
     message
 }
 
-/// `NLA_F_NESTED`, required by the strict validation of nf_tables since kernel 5.2.
+/// `NLA_F_NESTED`, as libmnl sets it. nf_tables reads nested attributes without it too
+/// (`nla_parse_nested_deprecated`).
 const NESTED: u16 = 0x8000;
 
 fn write_expression(message: &mut Message, expression: &Expression) {
