@@ -11,8 +11,8 @@
 //!
 //! A container may also forge a member's address as source. Rules that match the kind of the input
 //! device drop its packets if no route leads back to the source by that device. The same rules keep
-//! containers off the agreement port. They need Linux 5.13. On older kernels the filter lacks them
-//! and reports that.
+//! containers off the agreement port. They need Linux 5.19, the first that looks up the way back at
+//! these hooks (`nft_fib_validate`). On older kernels the filter lacks them and reports that.
 //!
 //! The filter is one table of the family `inet`, replaced as a whole in one transaction. Its rules
 //! match only these ports and set no mark. What they accept, other tables may still drop.
@@ -95,7 +95,7 @@ pub enum Installed {
     Whole {
         /// The settings it enforces.
         access: UnderlayAccess,
-        /// Whether it has the rules against forged member addresses.
+        /// Whether it has the rules against containers, which need Linux 5.19.
         complete: bool,
         /// The packets it has dropped.
         dropped: DroppedPackets,
@@ -120,8 +120,8 @@ impl UnderlayFilter {
         Ok(Self { socket: socket.map_err(|fault| fault.during("open an nf_tables socket"))? })
     }
 
-    /// Installs the filter in one transaction and replaces an existing one. If the kernel cannot
-    /// match kinds of devices, the rules that need it are omitted.
+    /// Installs the filter in one transaction and replaces an existing one. If the kernel refuses
+    /// the rules against containers, they are omitted.
     ///
     /// # Errors
     /// The kernel has no nf_tables for `inet`, or refused the rules.

@@ -109,9 +109,9 @@ impl ObservedUnderlayFilter {
     pub fn problem(&self) -> Option<String> {
         match self {
             Self::Whole { complete: false, .. } => Some(
-                "this kernel's nftables cannot match the kind of the input device (Linux 5.13 or \
-                 later): a container that may send raw packets can inject frames into networks \
-                 that it is not attached to"
+                "this kernel's nftables cannot look up the way back to a packet's source (it needs \
+                 Linux 5.19): a container that may send raw packets can inject frames into \
+                 networks that it is not attached to"
                     .to_owned(),
             ),
             _ => None,

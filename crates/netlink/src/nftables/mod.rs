@@ -174,7 +174,7 @@ pub(crate) enum Expression {
         length: u32,
     },
     /// Loads 1 if a route leads back to the source by the input interface, otherwise 0, as one
-    /// octet (`net/netfilter/nft_fib.c`).
+    /// octet (`net/netfilter/nft_fib.c`). At *input* and *forward* since Linux 5.19.
     LoadReversePath,
     Compare(Comparison, Vec<u8>),
     /// Loads two octets of the Ethernet header into the register behind the four octets that were
