@@ -86,10 +86,10 @@ pub struct Prepared {
 }
 
 impl SealKey {
-    /// Draws a new key.
+    /// Generates a new key.
     ///
     /// # Errors
-    /// The kernel gives no random numbers.
+    /// The kernel returns no random numbers.
     pub fn draw() -> Result<Self, KeyError> {
         random().map(Self)
     }
@@ -132,10 +132,10 @@ impl<'de> serde::Deserialize<'de> for SealKey {
 }
 
 impl Authority {
-    /// Draws a new key, and makes its certificate.
+    /// Generates a new key and its certificate.
     ///
     /// # Errors
-    /// The kernel gives no random numbers.
+    /// The kernel returns no random numbers.
     pub fn draw() -> Result<Self, AuthorityError> {
         Self::of(PrivateKey::draw()?)
     }
@@ -160,7 +160,7 @@ impl Authority {
     /// now.
     ///
     /// # Errors
-    /// The key gives no valid host id, or certificates cannot express the time.
+    /// No valid host id follows from the key, or the clock is beyond the year 9999.
     pub fn issue(
         &self,
         key: &PublicKey,
@@ -169,7 +169,7 @@ impl Authority {
     ) -> Result<Certificate, AuthorityError> {
         let host = key
             .host()
-            .ok_or_else(|| AuthorityError::Issue("the key gives no valid host id".to_owned()))?;
+            .ok_or_else(|| AuthorityError::Issue("the key has no valid host id".to_owned()))?;
         let mut parameters = host_parameters(member_name(host, cluster))?;
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         if now.as_secs() > SECONDS_MAX - VALIDITY.as_secs() {
@@ -192,7 +192,7 @@ impl Authority {
     /// cluster.
     ///
     /// # Errors
-    /// The kernel gives no random numbers.
+    /// The kernel returns no random numbers.
     pub fn seal(
         &self,
         with: &SealKey,
@@ -267,10 +267,10 @@ impl Prepared {
             .filter(|prepared| prepared.authority.certificate.fingerprint() == token.authority))
     }
 
-    /// Draws a secret, and makes the token for the cluster that is derived from it.
+    /// Generates a secret, and the token for the cluster that is derived from it.
     ///
     /// # Errors
-    /// The kernel gives no random numbers.
+    /// The kernel returns no random numbers.
     pub fn draw_token() -> Result<Token, AuthorityError> {
         let secret = Secret::draw()?;
         let authority = Self::from_secret(&secret)?.authority.certificate.fingerprint();
@@ -278,7 +278,8 @@ impl Prepared {
     }
 }
 
-/// The self-signed certificate that a host shows before it is enrolled. It proves only its key.
+/// The self-signed certificate that a host shows before it is enrolled. It only carries the host's
+/// key: the handshake proves that the host has the private key.
 pub(crate) fn own_certificate(key: &HostKey) -> Result<rcgen::Certificate, AuthorityError> {
     let mut parameters = host_parameters(own_name(key.host()))?;
     (parameters.not_before, parameters.not_after) =

@@ -31,7 +31,7 @@ pub enum BindError {
     Other {
         /// The address that was asked for.
         address: SocketAddr,
-        /// What the kernel said.
+        /// The cause.
         source: io::Error,
     },
 }

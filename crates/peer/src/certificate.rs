@@ -169,7 +169,7 @@ impl Certificate {
         };
         let (names, cluster) =
             read_name(name).ok_or_else(|| malformed("its name does not name a host"))?;
-        let is = key.host().ok_or_else(|| malformed("its key gives no valid host id"))?;
+        let is = key.host().ok_or_else(|| malformed("its key has no valid host id"))?;
         if names != is {
             return Err(Distrust::OtherName { names, is });
         }

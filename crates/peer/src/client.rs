@@ -35,7 +35,7 @@ pub enum CallError {
     Unreachable {
         /// The peer.
         address: SocketAddr,
-        /// What the kernel or HTTP/2 said.
+        /// The cause.
         source: Arc<io::Error>,
     },
     /// No answer came in time. The peer may have carried out the request.
@@ -106,7 +106,7 @@ impl Client {
         self.call_within(None, address, path, request, deadline).await
     }
 
-    /// Calls this host, and no other host that may have taken over its address.
+    /// Calls the host with this id, and no other host that may have taken over its address.
     ///
     /// # Errors
     /// See [`CallError`]; another host answers [`Rejection::OtherHost`].
@@ -143,8 +143,8 @@ impl Client {
             let status = response.status();
             let body = read(address, response.into_body()).await?;
             let answer = parse(address, status, &body);
-            // Who is at either end was found out when the connection was made: certificates and
-            // clocks may be others now.
+            // TLS authenticates both ends only when a connection is made. Certificates and clocks
+            // may have changed since, so the next call makes a new connection.
             if let Err(CallError::Refused {
                 rejection: Rejection::Unauthenticated { .. }, ..
             }) = &answer
@@ -211,8 +211,8 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<Request<Full<Bytes>>, CallError> {
-        // Without the zone of an IPv6 link-local address: a URI cannot have one. The connection
-        // uses it.
+        // Without the zone of an IPv6 link-local address, which means nothing to the peer (RFC
+        // 6874, section 4). The connection uses it.
         let authority = SocketAddr::new(address.ip(), address.port());
         let request =
             Request::builder().method(Method::POST).uri(format!("https://{authority}{path}"));

@@ -1,7 +1,7 @@
 //! Host keys, and the host id that follows from the public key.
 //!
-//! All keys are Ed25519 (RFC 8032). With one algorithm for hosts and authorities, a caller can make
-//! this host run only that one.
+//! All keys are Ed25519 (RFC 8032), those of authorities too. So no caller can make this host
+//! verify signatures of another algorithm.
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,13 +27,13 @@ const PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];
 
-/// Why a key cannot be had.
+/// Why a key cannot be generated or read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
-    /// The kernel gives no random numbers.
-    #[error("the kernel gives no random numbers")]
+    /// The kernel returns no random numbers.
+    #[error("the kernel returned no random numbers")]
     NoRandomness,
-    /// The bytes are not such a key.
+    /// The bytes are not an Ed25519 private key.
     #[error("it is not an Ed25519 private key in PKCS #8")]
     NotAKey,
     /// The cryptographic library does not accept it.
@@ -54,7 +54,7 @@ pub(crate) fn sha256(octets: &[u8]) -> [u8; 32] {
     hash
 }
 
-/// A host's public key. A peer that proves to have the private key is that host.
+/// A host's public key. A peer that proves possession of the private key is that host.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct PublicKey([u8; KEY_BYTES]);
 
@@ -160,14 +160,14 @@ pub struct HostKey {
 }
 
 impl HostKey {
-    /// Draws a new key.
+    /// Generates a new key.
     ///
     /// # Errors
-    /// The kernel gives no random numbers.
+    /// The kernel returns no random numbers.
     pub fn draw() -> Result<Self, KeyError> {
         loop {
             let private = PrivateKey::draw()?;
-            // One key in 2^64 gives no valid id.
+            // One key in 2^64 has no valid id.
             if private.public().host().is_some() {
                 return Self::new(private);
             }

@@ -64,10 +64,10 @@ pub enum TokenError {
 }
 
 impl Secret {
-    /// Draws a new secret.
+    /// Generates a new secret.
     ///
     /// # Errors
-    /// The kernel gives no random numbers.
+    /// The kernel returns no random numbers.
     pub fn draw() -> Result<Self, KeyError> {
         random().map(Self)
     }

@@ -42,7 +42,7 @@ pub enum CredentialError {
         operation: &'static str,
         /// The file or directory.
         path: PathBuf,
-        /// What the kernel said.
+        /// The cause.
         source: io::Error,
     },
     /// Other users can read it.
@@ -86,7 +86,7 @@ pub enum CredentialError {
         reason: String,
     },
     /// The issued credentials are not for this host.
-    #[error("what the cluster gave to this host cannot be used: {0}")]
+    #[error("the credentials that the cluster issued to this host cannot be used: {0}")]
     Unusable(String),
     /// There is no key.
     #[error("this host has no key: {0}")]
@@ -194,7 +194,7 @@ struct Held {
 }
 
 impl CredentialStore {
-    /// Loads the data directory. A host that starts for the first time draws its key.
+    /// Loads the data directory. A host that starts for the first time generates its key.
     ///
     /// # Errors
     /// Files are damaged, do not fit together, or can be read by other users; or the file system
@@ -247,8 +247,8 @@ impl CredentialStore {
         if credentials.certificate.key() != self.key.public() {
             return Err(CredentialError::Unusable("the certificate is for another key".to_owned()));
         }
-        // The certificate is removed first and written last: without it, a crash leaves a host that
-        // has not joined yet.
+        // We remove the certificate first and write it last. A host without it has not joined yet,
+        // so a crash in between leaves no mixture of two clusters.
         let had = self.credentials();
         if had.is_none_or(|had| {
             had.authority != credentials.authority || had.seal_key != credentials.seal_key
@@ -282,8 +282,8 @@ impl CredentialStore {
         self.enroll(Credentials::issue(self.key.public(), authority, had.cluster(), seal_key, now)?)
     }
 
-    /// Deletes the credentials and, on disk, the key: the next start draws another one, as the id
-    /// of a host that left never comes back. Until then the host shows its self-signed certificate.
+    /// Deletes the credentials and, on disk, the key: the next start generates another one, as the
+    /// id of a host that left never returns. Until then the host shows its self-signed certificate.
     ///
     /// # Errors
     /// The files cannot be removed.

@@ -161,7 +161,7 @@ fn peer(store: &CredentialStore, state: &CommonState, usage: Usage) -> io::Resul
     let chain: &[CertificateDer<'_>] = state.peer_certificates().unwrap_or_default();
     let end = chain.first().ok_or_else(|| unusable("it shows no certificate"))?;
     let key = key_in(end).map_err(io::Error::other)?;
-    let host = key.host().ok_or_else(|| unusable("its key gives no valid host id"))?;
+    let host = key.host().ok_or_else(|| unusable("its key has no valid host id"))?;
     let membership = verify::check_member(store, chain, usage, UnixTime::now());
     Ok(Peer { key, host, membership })
 }
