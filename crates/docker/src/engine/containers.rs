@@ -129,7 +129,8 @@ impl EngineClient {
         names.map(Some).map_err(|source| EngineError::malformed(&operation, source))
     }
 
-    /// The containers of a network that have ended, or that could not be started.
+    /// The containers of a network in the state `exited`: they have ended, and their next start may
+    /// have failed.
     ///
     /// # Errors
     /// The engine cannot be reached, does not answer in time, or sends an invalid answer.

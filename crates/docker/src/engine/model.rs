@@ -23,7 +23,7 @@ const SWARM_MANAGERS_MAX: usize = 64;
 /// Version and Swarm membership of an engine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EngineInfo {
-    /// The engine's name of the host.
+    /// The host's name, as the engine reports it.
     pub name: String,
     /// The engine's version, such as `20.10.24+dfsg1`.
     pub version: String,
@@ -122,7 +122,7 @@ pub struct AttachedEndpoint {
 pub struct NetworkDetail {
     /// The network.
     pub network: DockerNetwork,
-    /// The endpoints of running containers on this host.
+    /// Its endpoints on this host.
     pub endpoints: Vec<AttachedEndpoint>,
 }
 

@@ -72,8 +72,8 @@ pub struct CreateEndpoint {
     pub network: DockerNetworkId,
     /// The engine's id of the endpoint.
     pub endpoint: EndpointId,
-    /// The IPv4 address from the IPAM driver, with the subnet's prefix length. Another endpoint may
-    /// have had it before.
+    /// The IPv4 address from the IPAM driver, with the subnet's prefix length. shoutd may still
+    /// have an earlier endpoint with this address.
     pub ipv4: Option<Ipv4Net>,
     /// The IPv6 address from the IPAM driver.
     pub ipv6: Option<Ipv6Net>,
@@ -114,8 +114,8 @@ pub struct Join {
     pub sandbox: String,
 }
 
-/// The answer to `Join`. It has no gateway, so that Docker attaches `docker_gwbridge`, which gives
-/// the default route and published ports.
+/// The answer to `Join`. It has no gateway. Unless `without_gateway` is set, Docker therefore
+/// attaches `docker_gwbridge`, for the default route and published ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinReply {
     /// Name of the interface in the engine's network namespace, at most 15 bytes (`IFNAMSIZ`).

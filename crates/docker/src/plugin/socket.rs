@@ -79,11 +79,11 @@ pub struct SocketState {
 /// socket. Must be called within a tokio runtime.
 ///
 /// The socket is bound and gets its mode under a temporary name, and is then renamed, so that it
-/// never has a wrong mode. It is not removed at the end: Docker retries in any case, but reports
-/// "connection refused" if the socket exists, and not "plugin not found". And a daemon that ends
-/// cannot remove the socket of its successor.
+/// never has a wrong mode. A daemon that ends leaves its socket: Docker retries in any case, but
+/// reports "connection refused" if the socket exists, and not "plugin not found". So no daemon can
+/// remove the socket of its successor either.
 ///
-/// Two daemons that bind at the same time are prevented by the lock on the data directory.
+/// The lock on the data directory prevents that two daemons bind at the same time.
 ///
 /// # Errors
 /// [`BindError::InUse`] if a running process listens there; see the others.
