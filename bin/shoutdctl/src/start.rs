@@ -346,7 +346,7 @@ async fn report_serving(directories: &Directories, status: &Status) -> Result<()
         if let Some(line) = invitation(&token) {
             println!("on every other host: {line}");
             println!(
-                "(or, to type or pipe in the token, so that other users cannot see it: {})",
+                "(to hide the token from other users, type or pipe it in: {})",
                 private_invitation(&token)
             );
         }

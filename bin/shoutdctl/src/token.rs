@@ -88,7 +88,7 @@ fn print(view: &TokenView) -> Result<()> {
         .context("this host has no valid token; create one with: shoutdctl token rotate")?;
     println!("{line}");
     println!(
-        "(or, to type or pipe in the token, so that other users cannot see it: {})",
+        "(to hide the token from other users, type or pipe it in: {})",
         private_invitation(view)
     );
     let expiry = view.expires_in.map(|seconds| format!("for {}", duration(seconds)));
