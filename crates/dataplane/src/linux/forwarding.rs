@@ -144,7 +144,7 @@ impl ForwardingTables for LinuxForwarding {
         open.refresh()?;
         let tunnel = open.index(vni, TUNNEL)?;
         let mut found = Forwarding::default();
-        // A kernel without VXLAN MDB returns an error or no entries.
+        // A kernel without VXLAN MDB dumps the bridge's entries only.
         for entry in open.route.tunnel_groups(tunnel, PROTOCOL)? {
             let to = match entry.vni {
                 Some(VNI_NOWHERE) => Destination::Nowhere,

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use shoutd_core::plane::{ContainerEnd, DeviceName, ObservedSegment};
 use shoutd_netlink::{Error, IgmpMldFilter, Monitor, Namespace, NamespaceId, Peer, Route};
 
-/// Maximum age of a reading without an event. Some changes of devices that are down make no event.
+/// Maximum age of a reading without an event. Some changes of devices that are down cause no event.
 const AGE_MAX: Duration = Duration::from_secs(10);
 
 /// Something read in a namespace.
@@ -88,7 +88,8 @@ pub(super) struct SegmentHandle {
     /// The failure of the last attempt to read it.
     pub(super) failure: Option<Failure>,
     watches: [Watch; 2],
-    /// The namespaces behind this namespace's ids of others. They are valid while those are open.
+    /// Other namespaces by the ids that this one has for them (`NETNSA_NSID`). An id is valid while
+    /// its namespace is open.
     numbers: BTreeMap<i32, NamespaceId>,
 }
 

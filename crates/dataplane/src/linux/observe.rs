@@ -124,8 +124,8 @@ impl LinuxKernel {
     }
 }
 
-/// After a failure, a segment is not read for this many times as long as the attempt took, so that
-/// one segment cannot take all our time.
+/// A segment that could not be read is left alone for this many times the duration of the attempt,
+/// so that one segment cannot take all our time.
 const REST: u32 = 10;
 
 /// Where the other end of a port can be.
@@ -367,7 +367,7 @@ fn read_sandbox(
     Ok(ends.collect())
 }
 
-/// The properties of a device; `None` if no device of ours can have its name.
+/// The properties of a device; `None` if its name is not a valid [`DeviceName`].
 fn container_end(link: &Link, place: Place) -> Option<ContainerEnd> {
     Some(ContainerEnd {
         place,

@@ -19,7 +19,7 @@ const TIME_PER_SECOND: usize = 100_000;
 #[derive(Debug)]
 pub(super) struct SourceFilters {
     registry: Arc<Registry>,
-    /// The namespaces behind a segment's ids of others.
+    /// Other namespaces by the ids that the segment's has for them (`NETNSA_NSID`).
     numbers: BTreeMap<i32, NamespaceId>,
     rate_limiter: RateLimiter,
 }
@@ -29,8 +29,8 @@ impl SourceFilters {
         Self { registry, numbers: BTreeMap::new(), rate_limiter: RateLimiter::new(TIME_PER_SECOND) }
     }
 
-    /// The included sources of each group at this end of a veth. Empty if its container is unknown,
-    /// the lookup fails, or the time limit is exceeded.
+    /// The included sources of each group on this container interface. Empty if its container is
+    /// unknown, the lookup fails, or the time limit is exceeded.
     pub(super) fn at(
         &mut self,
         end: Peer,
