@@ -4,7 +4,7 @@
 //! Since Linux 6.14 the kernel notifies of each group that an interface joins or leaves
 //! (`inet_ifmcaddr_notify` of `net/ipv4/igmp.c`, `inet6_ifmcaddr_notify` of `net/ipv6/mcast.c`). A
 //! socket can receive the notifications of other namespaces for which its own has an id
-//! (`NETLINK_LISTEN_ALL_NSID`). There is one for the namespace of a veth's other end.
+//! (`NETLINK_LISTEN_ALL_NSID`). A veth gives its namespace an id for that of its other end.
 
 use std::collections::BTreeMap;
 use std::io::IoSliceMut;

@@ -66,9 +66,8 @@ impl Monitor {
     }
 
     /// Watches devices, their addresses, and the routes of IPv4 multicast and of IPv6 link-local
-    /// addresses. Other routes change by thousands in a container that routes. By the IPv6 routes
-    /// the kernel reports a tentative address (`addrconf_add_linklocal` of
-    /// `net/ipv6/addrconf.c`).
+    /// addresses. Other routes change by thousands in a container that routes. A tentative address
+    /// at first shows only by its IPv6 route (`addrconf_add_linklocal` of `net/ipv6/addrconf.c`).
     pub fn sandbox(namespace: &Namespace) -> Result<Self, Error> {
         Self::open(
             namespace,
