@@ -113,7 +113,7 @@ impl Identity {
 pub struct Caller {
     /// Its host id.
     pub host: HostId,
-    /// The key it proved to have.
+    /// The key of which it proved possession.
     pub key: PublicKey,
     /// Its cluster: this host's, unless one of the two belongs to no cluster.
     pub cluster: Option<ClusterId>,

@@ -19,7 +19,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for T {}
 /// The authenticated other end of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peer {
-    /// The key it proved to have.
+    /// The key of which it proved possession.
     pub key: PublicKey,
     /// The host that the key belongs to.
     pub host: HostId,

@@ -36,8 +36,9 @@ pub enum Trust {
     /// Members of the cluster whose authority's certificate has this SHA-256. A joining host has it
     /// from its token.
     Pinned(Fingerprint),
-    /// Any member of any cluster: for a joining host without a token, which must not send a secret.
-    /// An administrator compares fingerprints.
+    /// Any host whose certificate has the form of a member's; its issuer is not checked. For a
+    /// joining host without a token, which must not send a secret: an administrator compares
+    /// fingerprints.
     Anybody,
 }
 
