@@ -83,7 +83,7 @@ struct Timeouts {
 }
 
 impl Network {
-    /// Does it.
+    /// Runs the subcommand.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         match self {
             Self::Create(create) => create.run(directories).await,
@@ -141,7 +141,7 @@ impl Remove {
                 let done: Done = control::post(directories, "/v1/networks/forget", &forget).await?;
                 eprintln!("({})", done.message);
             } else {
-                // The cluster's name of it may differ from the Swarm's.
+                // The cluster and the Swarm may know it by different names.
                 let engines_name = if row.swarm { row.id.as_str() } else { name };
                 let mut command = docker(&status);
                 command.args(["network", "rm", engines_name]);
@@ -194,7 +194,7 @@ fn docker(status: &Status) -> Command {
     docker
 }
 
-/// Asks the daemon until `will_do` or the timeout; returns the last answer.
+/// Asks the daemon until `will_do` accepts an answer or the time is over. Returns the last answer.
 async fn ask_until(
     directories: &Directories,
     network: &str,
@@ -235,7 +235,7 @@ async fn await_everywhere(
         });
     let standing = standing.await?;
     if let Some(why) = &standing.made_room {
-        bail!("network {network} of this host made room: {why}");
+        bail!("network {network} of this host is replaced by another one: {why}");
     }
     match &standing.phase {
         NetworkPhase::Unknown => bail!(
@@ -255,7 +255,7 @@ async fn await_everywhere(
     }
 }
 
-/// `title` is the user's name of the network.
+/// Waits until the network is gone from all hosts. `title` is its name in messages.
 async fn await_gone(
     directories: &Directories,
     network: &str,
