@@ -19,8 +19,8 @@ use shoutd_core::last_run::{LAST_RUN_BYTES_MAX, LAST_RUN_FILE, LastRun};
 use shoutd_core::view::Failure;
 use tokio::net::UnixStream;
 
+use crate::moment::when;
 use crate::presence;
-use crate::show::when;
 
 /// Deadline of a GET request. The daemon answers from memory, and asks peers with a deadline of one
 /// second.

@@ -13,6 +13,7 @@ macro_rules! println {
 mod backup;
 mod boot;
 mod control;
+mod moment;
 mod network;
 mod presence;
 mod recovery;

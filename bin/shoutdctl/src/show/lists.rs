@@ -7,8 +7,9 @@ use shoutd_core::events::Event;
 use shoutd_core::multicast::SourceFilter;
 use shoutd_core::view::{self, GroupRow, HostRow, MemberHost, NetworkRow, Status, why_no_groups};
 
-use super::{Format, ago, cell, list, table, when};
+use super::{Format, ago, cell, list, table};
 use crate::control;
+use crate::moment::when;
 
 /// `shoutdctl hosts`.
 #[derive(Debug, Clone, Copy, Args)]

@@ -10,8 +10,9 @@ use shoutd_cli::{Directories, EXIT_PROBLEMS};
 use shoutd_core::health::HostHealth;
 use shoutd_core::view::{Engine, Membership, Status as View};
 
-use super::{Format, ago, cell, membership, table, when};
+use super::{Format, ago, cell, membership, table};
 use crate::control;
+use crate::moment::when;
 
 /// Show the state of this host, or the problems of all hosts.
 #[derive(Debug, Clone, Copy, Args)]
