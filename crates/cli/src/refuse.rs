@@ -69,7 +69,7 @@ mod tests {
 
     #[derive(Debug, Subcommand)]
     enum Commands {
-        Start(StartArguments),
+        Start(Box<StartArguments>),
         #[command(subcommand)]
         Network(Network),
     }

@@ -305,13 +305,13 @@ mod tests {
     fn an_action_that_the_swarm_may_still_do_itself_waits_and_starts_again_when_it_was_not_needed()
     {
         let (describe, adopt) = (SwarmAction::Describe(network()), SwarmAction::Adopt(network()));
-        let both = [describe.clone(), adopt.clone()];
+        let (alone, both) = ([describe.clone()], [describe, adopt]);
         let (mut differences, moment) = (Differences::default(), Duration::from_nanos(1));
-        assert_eq!(differences.due(both.to_vec(), Duration::ZERO), [describe.clone()]);
-        assert_eq!(differences.due(both.to_vec(), PATIENCE), [describe.clone()]);
+        assert_eq!(differences.due(both.to_vec(), Duration::ZERO), alone);
+        assert_eq!(differences.due(both.to_vec(), PATIENCE), alone);
         assert_eq!(differences.due(both.to_vec(), PATIENCE + moment), both);
-        assert_eq!(differences.due(vec![describe.clone()], PATIENCE * 2), [describe.clone()]);
-        assert_eq!(differences.due(both.to_vec(), PATIENCE * 3), [describe]);
+        assert_eq!(differences.due(alone.to_vec(), PATIENCE * 2), alone);
+        assert_eq!(differences.due(both.to_vec(), PATIENCE * 3), alone);
     }
 
     #[test]

@@ -109,7 +109,7 @@ proptest! {
         let known = cluster.networks.get(&network);
         let is_staying = known.is_some_and(|known| !known.removing && !known.settings.swarm);
         let is_by_user = is_last && is_staying && !is_mirroring && !is_replacing;
-        prop_assert_eq!(&answer == &Deleted::Network(network.clone()), is_by_user);
+        prop_assert_eq!(answer == Deleted::Network(network.clone()), is_by_user);
         prop_assert_eq!(local.removals.contains(&network), is_by_user);
         prop_assert_eq!(local.bindings.len() + 1, before.bindings.len());
         prop_assert_eq!(local.is_attached(&network), !is_last);

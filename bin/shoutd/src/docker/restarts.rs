@@ -2,6 +2,7 @@
 //! `shoutd_core::restarts` chooses them.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::time::Duration;
 
 use shoutd_core::events::EventKind;
@@ -67,9 +68,9 @@ async fn stopped(
         services.engine.networks().await?.iter().filter(|network| network.driver == DRIVER)
     {
         for id in services.engine.exited_containers(&network.id).await? {
-            if !found.contains_key(&id) {
-                let container = services.engine.stopped_container(&id).await?;
-                found.insert(id, container);
+            if let Entry::Vacant(entry) = found.entry(id) {
+                let container = services.engine.stopped_container(entry.key()).await?;
+                entry.insert(container);
             }
         }
     }

@@ -150,7 +150,7 @@ impl Cluster {
             let overlaps = self.overlaps(&network.settings.pools);
             let mine = overlaps.filter(|overlap| overlap.host == me || network.origin == me);
             let texts: Vec<_> =
-                mine.take(OVERLAPS_SHOWN_MAX).map(|overlap| self.overlap_text(overlap)).collect();
+                mine.take(OVERLAPS_SHOWN_MAX).map(|overlap| self.overlap_text(&overlap)).collect();
             let title = network.title(id);
             let text = texts.join("; ");
             (!texts.is_empty()).then(|| {
@@ -162,9 +162,9 @@ impl Cluster {
         lines.collect()
     }
 
-    fn overlap_text(&self, overlap: Overlap<'_>) -> String {
+    fn overlap_text(&self, overlap: &Overlap<'_>) -> String {
         let Overlap { host, pool, reported: ReportedSubnet { subnet, user, .. } } = overlap;
-        let host = self.host_name(host);
+        let host = self.host_name(*host);
         format!("subnet {} overlaps {subnet} of {user} on host {host}", pool.subnet)
     }
 

@@ -32,11 +32,12 @@ pub fn other_cluster(cluster: &mut Cluster) -> Result<()> {
     }
     third.sh("shoutdctl start")?;
     await_hosts(&third, 2)?;
-    third.sh(&format!("shoutdctl stop --leave && {} {token}", join(3)))?;
+    third.sh(&format!("shoutdctl stop --leave && {join} {token}"))?;
     await_hosts(&first, 2)?;
     // The one that is left alone in its cluster is told what to do in two steps.
     second.docker(["network", "create", "--driver", "shoutd", "foo"])?;
-    refused(&second, &format!("{} {token}", join(2)), &["shoutdctl stop --leave"])?;
+    let join = "shoutdctl start 10.77.0.2 --peer-addresses=10.77.0.1";
+    refused(&second, &format!("{join} {token}"), &["shoutdctl stop --leave"])?;
     let said = refused(
         &second,
         "shoutdctl stop --leave",
@@ -44,9 +45,8 @@ pub fn other_cluster(cluster: &mut Cluster) -> Result<()> {
     )?;
     ensure!(said.contains("remove its data directory"), "{said}");
     second.sh(&format!(
-        "docker network rm foo && shoutdctl stop && {} && {} {token}",
-        remove_data(),
-        join(2)
+        "docker network rm foo && shoutdctl stop && {} && {join} {token}",
+        remove_data()
     ))?;
     await_hosts(&first, 3)
 }

@@ -105,7 +105,7 @@ impl Agent {
         deadline: Duration,
         again: bool,
     ) -> Result<Outcome, ProposeError> {
-        let result = propose::propose(&self.node, command.clone(), deadline).await;
+        let result = self.node.propose(command.clone(), deadline).await;
         self.world.checks.answered(self.me(), &command, &result, again);
         result
     }

@@ -186,11 +186,11 @@ async fn enter(node: &Node, entry: &Entry, checks: &Checks) {
     loop {
         let entered = match entry {
             Entry::Founds => {
-                let founded = admission::found(node, cluster(), ENTRY_DEADLINE).await;
+                let founded = node.found(cluster(), ENTRY_DEADLINE).await;
                 founded.map_err(|error| (error.may_pass(), error.to_string()))
             }
             Entry::Joins(peers) => {
-                let joined = admission::join(node, peers, Instant::now() + ENTRY_DEADLINE).await;
+                let joined = node.join(peers, Instant::now() + ENTRY_DEADLINE).await;
                 joined.map_err(|error| (error.may_pass(), error.to_string()))
             }
         };
