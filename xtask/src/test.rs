@@ -33,6 +33,10 @@ const MIXED: [&str; 6] =
 /// libraries of another engine's system.
 const OF_THE_MACHINE: [&str; 2] = ["e2e_programs", "e2e_router"];
 
+/// The end-to-end tests that take longest. They run first, so that no lane waits for one at the end.
+const LONGEST: [&str; 5] =
+    ["e2e_cluster", "e2e_life", "e2e_swarm", "e2e_callbacks", "e2e_remedies"];
+
 /// End-to-end tests without any engine.
 const WITHOUT_ENGINE: [&str; 1] = ["e2e_kernel"];
 
@@ -122,7 +126,9 @@ fn kinds() -> Result<Vec<Kind>> {
         "all but the hosts",
         &["--workspace", "--exclude", "shoutd-e2e", "--no-fail-fast"],
     )];
-    kinds.extend(lab_tests("e2e_")?.iter().map(|name| Kind::end_to_end(name)));
+    let mut names = lab_tests("e2e_")?;
+    names.sort_by_key(|name| !LONGEST.contains(&name.as_str()));
+    kinds.extend(names.iter().map(|name| Kind::end_to_end(name)));
     Ok(kinds)
 }
 

@@ -126,7 +126,7 @@ pub enum JoinError {
         address: SocketAddr,
     },
     /// This host was removed, or left out by a recovery. The text is that of
-    /// [`Consensus::removed`].
+    /// [`crate::Consensus::removed`].
     #[error("{0}")]
     Removed(String),
     /// The address is another host's, which may be about to move as well.
