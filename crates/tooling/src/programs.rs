@@ -12,14 +12,18 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// Directory of the optimized build, relative to the root.
 const OPTIMIZED: &str = "target/optimized";
 
-/// Builds all programs of the workspace and returns their directory. Of some packages alone,
-/// dependencies would have other features, and the tests would build them once more.
+/// Builds all programs of the workspace and returns their directory.
+///
+/// One small test is built with them. Cargo chooses the features of dependencies for all that it
+/// builds in one call, and takes those that only tests need into account if there is a test among
+/// it. Without it, or for some packages alone, tokio and others would have other features, and
+/// `cargo test --workspace` would build nearly everything again.
 ///
 /// # Errors
 ///
 /// Fails when the build does.
 pub fn build() -> Result<PathBuf> {
-    run_build(&["--workspace", "--bins"])?;
+    run_build(&["--workspace", "--bins", "--test", "text"])?;
     // This program is in the same build.
     let program = env::current_exe().context("find the running program")?;
     let directory = program.parent().context("find the running program's directory")?;
