@@ -208,8 +208,7 @@ impl Node {
         propose::run_errand(&self.0, Errand::Remove(host), deadline).await
     }
 
-    /// Calls a path of another host that is not one of consensus, in the envelope that all messages
-    /// between hosts have.
+    /// Calls a path of another host that is not one of consensus, as `shoutd_peer::Client` does.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -221,6 +220,6 @@ impl Node {
         request: &Q,
         deadline: Duration,
     ) -> Result<A, CallError> {
-        self.0.peer_health.call(host, address, path, request, deadline).await
+        self.0.calls.call(Some(host), address, path, request, deadline).await
     }
 }
