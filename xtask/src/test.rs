@@ -13,8 +13,9 @@ use shoutd_tooling::{machine, programs};
 
 use crate::fuzz;
 
-/// Kinds of tests that run at a time. Those with whole hosts mostly wait for their engines.
-const LANES: usize = 2;
+/// Kinds of tests that run at a time. Two with whole hosts leave half of two processors idle: they
+/// wait for their engines, or for time-outs.
+const LANES: usize = 3;
 
 /// The engine of the hosts in end-to-end tests; in mixed tests, of all but the first.
 const ENGINE: &str = "SHOUTD_LAB_ENGINE";

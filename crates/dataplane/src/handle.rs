@@ -117,8 +117,8 @@ impl Inbox {
     }
 
     /// The generation that the reconciler must have reached before this scope can hold. For
-    /// [`Scope::Advertised`] that is the last one that changed the segment's devices or remotes: the
-    /// replicator alone programs the rest.
+    /// [`Scope::Advertised`] that is the last one that changed the segment's devices or remotes:
+    /// the replicator alone programs the rest.
     fn needed(&self, generation: Generation, scope: &Scope) -> Generation {
         match scope {
             Scope::Advertised { vni } => {
