@@ -2,6 +2,7 @@
 //! start` runs it in the background.
 
 use std::ffi::OsStr;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
@@ -69,12 +70,9 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
 /// Executes this program again in the same process, so that whoever started it need not know.
 /// Returns only if that fails.
 fn start_again() -> anyhow::Error {
-    let failed = |error: &dyn std::fmt::Display| {
-        anyhow!("this host has another address, but shoutd cannot start again with it: {error}")
-    };
     let program = match std::env::current_exe() {
         Ok(program) => program,
-        Err(error) => return failed(&error),
+        Err(error) => return not_started_again(&error),
     };
     // An upgrade may have replaced the program's file (proc_pid_exe(5)).
     let path = program.as_os_str().as_bytes();
@@ -82,7 +80,11 @@ fn start_again() -> anyhow::Error {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     let mut command = Command::new(OsStr::from_bytes(path));
-    failed(&command.arg0(name).args(arguments).exec())
+    not_started_again(&command.arg0(name).args(arguments).exec())
+}
+
+fn not_started_again(error: &io::Error) -> anyhow::Error {
+    anyhow!("this host has another address, but shoutd cannot start again with it: {error}")
 }
 
 /// Runs the daemon, until it ends without an error.

@@ -49,10 +49,10 @@ impl LocalMemberships {
     async fn wait_until_read(&mut self) -> Result<(), watch::error::RecvError> {
         self.observed.changed().await?;
         let observed = self.observed.borrow_and_update().clone();
-        let all = |memberships: &Arc<BTreeMap<_, _>>| {
+        let read = self.memberships.wait_for(|memberships| {
             observed.segments.keys().all(|vni| memberships.contains_key(vni))
-        };
-        self.memberships.wait_for(all).await.map(drop)
+        });
+        read.await.map(drop)
     }
 }
 
@@ -126,18 +126,31 @@ impl Advertiser {
         let (mut heard, now) = (before.clone(), self.now());
         let (cluster, local) = (self.agreement.cluster(), self.local.get());
         let known = Known { cluster: &cluster, local: &local };
-        let mut update = |state: &mut State, host: HostId| {
-            let advertised = state.inbound.peer_state(host, now);
-            state.validation.update(&mut heard, host, advertised, known, now);
-            let rejections = state.validation.rejections(host, &cluster, now);
-            self.note_rejections(state, host, Direction::In, rejections);
-        };
-        hosts.into_iter().for_each(|host| update(state, host));
-        state.validation.contested().into_iter().for_each(|host| update(state, host));
+        for host in hosts {
+            self.validate(state, host, known, &mut heard, now);
+        }
+        for host in state.validation.contested() {
+            self.validate(state, host, known, &mut heard, now);
+        }
         if !Arc::ptr_eq(&before, &heard) {
             state.log_changes(&before, &heard, &cluster);
             self.heard.send_replace(heard);
         }
+    }
+
+    /// Validates the advertisement of one host, and updates `heard` with the result.
+    fn validate(
+        &self,
+        state: &mut State,
+        host: HostId,
+        known: Known<'_>,
+        heard: &mut Arc<PeerStates>,
+        now: Duration,
+    ) {
+        let advertised = state.inbound.peer_state(host, now);
+        state.validation.update(heard, host, advertised, known, now);
+        let rejections = state.validation.rejections(host, known.cluster, now);
+        self.note_rejections(state, host, Direction::In, rejections);
     }
 
     /// Records the rejected claims of an advertisement, and reports the new ones as events.
@@ -201,20 +214,25 @@ impl Advertiser {
             return vec![self.agreement.me];
         }
         let now = self.now();
-        let unknown = |host: &HostId| {
-            let heard = state.inbound.peer_state(*host, now);
-            !heard.is_some_and(|heard| heard.in_sync && heard.networks.contains_key(network))
-        };
-        let sharing =
-            state.inbound.sharing(network).filter(|host| !state.outbound.is_failing(*host));
-        state.outbound.unacknowledged_by(network, endpoint).chain(sharing.filter(unknown)).collect()
+        let unheard = state
+            .inbound
+            .sharing(network)
+            .filter(|host| !state.outbound.is_failing(*host))
+            .filter(|host| {
+                let heard = state.inbound.peer_state(*host, now);
+                !heard.is_some_and(|heard| heard.in_sync && heard.networks.contains_key(network))
+            });
+        state.outbound.unacknowledged_by(network, endpoint).chain(unheard).collect()
     }
 
     /// The name of the host that has an endpoint with this MAC address. If a container was just
     /// stopped there and is started here, that host has not withdrawn it yet, so we wait a moment.
     pub async fn holder_of_mac(&self, network: &NetworkId, mac: MacAddress) -> Option<String> {
-        let is_free = |heard: &Arc<PeerStates>| heard.holder_of_mac(network, mac).is_none();
-        if met(&self.heard.subscribe(), READY_DEADLINE, is_free).await.is_ok() {
+        let free = met(&self.heard.subscribe(), READY_DEADLINE, |heard| {
+            heard.holder_of_mac(network, mac).is_none()
+        })
+        .await;
+        if free.is_ok() {
             return None;
         }
         let holder = self.heard.borrow().holder_of_mac(network, mac)?;

@@ -36,6 +36,11 @@ async fn receive(
     Ok(Json(reply))
 }
 
+/// The incarnation whose messages a session receives.
+fn incarnation(session: &InboundSession) -> Option<Incarnation> {
+    session.position().map(|(incarnation, _)| incarnation)
+}
+
 impl Advertiser {
     /// Processes a message. Returns the networks whose advertisement changed.
     fn receive(
@@ -50,10 +55,8 @@ impl Advertiser {
         }
         let now = self.now();
         let mut state = self.state();
-        let incarnation =
-            |session: &InboundSession| session.position().map(|(incarnation, _)| incarnation);
         let before = state.inbound.peer_state(host, now).unwrap_or_default();
-        let run: Option<Incarnation> = state.inbound.get(host).and_then(incarnation);
+        let run = state.inbound.get(host).and_then(incarnation);
         let reply = state.inbound.receive(host, message, now);
         let after = state.inbound.peer_state(host, now).unwrap_or_default();
         let is_new_run = state.inbound.get(host).and_then(incarnation) != run;

@@ -9,14 +9,22 @@ use shoutd_core::view::{GroupRow, MemberHost};
 
 use super::Advertiser;
 
-/// Hosts with members, by network, group (`None` for a multicast router, which gets every group)
-/// and source filter.
-type Rows = BTreeMap<(String, Option<IpAddr>, FilterKey), Vec<MemberHost>>;
+/// The hosts with members, by row.
+type Rows = BTreeMap<Key, Vec<MemberHost>>;
+
+/// What a row is about. The rows are in the order of these fields.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    network: String,
+    /// `None` for a multicast router, which gets every group.
+    group: Option<IpAddr>,
+    filter: FilterKey,
+}
 
 /// A source filter, ordered with EXCLUDE before INCLUDE.
 type FilterKey = (bool, BTreeSet<IpAddr>);
 
-fn key(filter: &SourceFilter) -> FilterKey {
+fn filter_key(filter: &SourceFilter) -> FilterKey {
     match filter {
         SourceFilter::Exclude(sources) => (false, sources.clone()),
         SourceFilter::Include(sources) => (true, sources.clone()),
@@ -40,25 +48,23 @@ impl Advertiser {
                 add(&mut rows, title, network, &host);
             }
         }
-        let row = |((network, group, (is_include, sources)), hosts)| GroupRow {
-            network,
-            group,
-            sources: if is_include {
-                SourceFilter::Include(sources)
-            } else {
-                SourceFilter::Exclude(sources)
-            },
-            hosts,
-        };
-        rows.into_iter().map(row).collect()
+        rows.into_iter().map(|(key, hosts)| row(key, hosts)).collect()
     }
+}
+
+fn row(key: Key, hosts: Vec<MemberHost>) -> GroupRow {
+    let Key { network, group, filter: (is_include, sources) } = key;
+    let sources =
+        if is_include { SourceFilter::Include(sources) } else { SourceFilter::Exclude(sources) };
+    GroupRow { network, group, sources, hosts }
 }
 
 fn add(rows: &mut Rows, title: &str, network: &AdvertisedNetwork, host: &MemberHost) {
     let groups =
-        network.memberships.groups.iter().map(|(group, filter)| (Some(*group), key(filter)));
-    let router = network.memberships.router.then(|| (None, key(&SourceFilter::all())));
+        network.memberships.groups.iter().map(|(group, filter)| (Some(*group), filter_key(filter)));
+    let router = network.memberships.router.then(|| (None, filter_key(&SourceFilter::all())));
     for (group, filter) in router.into_iter().chain(groups) {
-        rows.entry((title.to_owned(), group, filter)).or_default().push(host.clone());
+        let key = Key { network: title.to_owned(), group, filter };
+        rows.entry(key).or_default().push(host.clone());
     }
 }

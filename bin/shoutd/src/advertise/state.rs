@@ -1,12 +1,11 @@
 //! The advertiser's state.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use shoutd_core::HostId;
 use shoutd_core::advertise::{
-    ClaimValidation, Content, InboundSessions, OutboundSessions, OverLimit, PeerState, PeerStates,
+    ClaimValidation, Content, InboundSessions, OutboundSessions, OverLimit, PeerStates,
     ReportedRejection,
 };
 use shoutd_core::cluster::Cluster;
@@ -147,18 +146,21 @@ impl State {
 
     /// Records the networks that exceed the limits, and logs each once.
     pub fn note_excesses(&mut self, excesses: Vec<OverLimit>) {
-        let is_known =
-            |excess: &OverLimit| self.excesses.iter().any(|known| known.network == excess.network);
-        excesses.iter().filter(|excess| !is_known(excess)).for_each(|excess| warn!("{excess}"));
+        for excess in &excesses {
+            if !self.excesses.iter().any(|known| known.network == excess.network) {
+                warn!("{excess}");
+            }
+        }
         self.excesses = excesses;
     }
 
     /// Logs the peers with which we are no longer, or again, in sync.
     pub fn log_changes(&self, before: &PeerStates, after: &PeerStates, cluster: &Cluster) {
         for (host, is) in &after.hosts {
-            let is_known =
-                |was: &&Arc<PeerState>| !(was.networks.is_empty() && is.networks.is_empty());
-            let Some(was) = before.hosts.get(host).filter(is_known) else { continue };
+            let Some(was) = before.hosts.get(host) else { continue };
+            if was.networks.is_empty() && is.networks.is_empty() {
+                continue;
+            }
             let host = cluster.host_name(*host);
             match (was.in_sync, is.in_sync) {
                 (true, false) => info!(host, "not in sync: flooding multicast to it"),

@@ -1,7 +1,7 @@
 //! The containers that are members of multicast groups. Advertisements only have the memberships of
 //! a whole host, so each host looks up its own containers on request.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -24,9 +24,9 @@ impl Views {
     pub async fn groups(&self) -> Vec<GroupRow> {
         let cluster = self.services.agreement.cluster();
         let mut rows = self.services.advertiser.groups();
-        let has_members =
-            |name: &str| rows.iter().any(|row| row.hosts.iter().any(|host| host.name == name));
-        let hosts = cluster.hosts.iter().filter(|(_, host)| has_members(&host.name));
+        let with_members: BTreeSet<String> =
+            rows.iter().flat_map(|row| &row.hosts).map(|host| host.name.clone()).collect();
+        let hosts = cluster.hosts.iter().filter(|(_, host)| with_members.contains(&host.name));
         let answers = join_all(hosts.map(async |(id, host)| {
             let members = if *id == self.services.agreement.me {
                 self.own_group_members().await
@@ -90,6 +90,12 @@ impl Views {
 
 /// The container's name for each port.
 fn ports(local: &Local, names: &BTreeMap<EndpointId, String>) -> BTreeMap<DeviceName, String> {
-    let named = |id: &EndpointId| names.get(id).cloned().unwrap_or_else(|| id.short().to_owned());
-    local.endpoints.keys().map(|id| (DeviceName::port(id), named(id))).collect()
+    local
+        .endpoints
+        .keys()
+        .map(|id| {
+            let name = names.get(id).map_or(id.short(), String::as_str);
+            (DeviceName::port(id), name.to_owned())
+        })
+        .collect()
 }

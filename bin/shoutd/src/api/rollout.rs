@@ -64,12 +64,12 @@ impl Rollouts {
         let deadline = Instant::now() + Duration::from_millis(asked.patience).min(PATIENCE_MAX);
         let mut agreed = self.services.agreement.watch();
         let was_known = resolve(&agreed.borrow(), &asked.network).is_some();
-        let is_ready = |cluster: &Arc<Cluster>| {
+        let ready = agreed.wait_for(|cluster| {
             let id = resolve(cluster, &asked.network);
             self.made_room(cluster, &asked.network).is_some()
                 || is_ready(&self.phase(cluster, id.as_ref()), asked.gone, was_known)
-        };
-        _ = timeout_at(deadline, agreed.wait_for(is_ready)).await;
+        });
+        _ = timeout_at(deadline, ready).await;
         let cluster = self.services.agreement.cluster();
         let id = resolve(&cluster, &asked.network).or_else(|| asked.network.parse().ok());
         let question = question(&self.phase(&cluster, id.as_ref()), asked.gone);
@@ -77,9 +77,9 @@ impl Rollouts {
             (Question::Present, Some(id)) => self.copies(id, false, deadline, &cluster).await,
             (Question::Gone, Some(id)) => {
                 let hosts = self.copies(id, true, deadline, &cluster).await;
-                let is_decided =
-                    |cluster: &Arc<Cluster>| removal_state(cluster, id) != RemovalState::Waiting;
-                _ = timeout_at(deadline, agreed.wait_for(is_decided)).await;
+                let decided =
+                    agreed.wait_for(|cluster| removal_state(cluster, id) != RemovalState::Waiting);
+                _ = timeout_at(deadline, decided).await;
                 hosts
             }
             _ => Vec::new(),

@@ -248,13 +248,6 @@ impl Views {
                 .ok(),
             None => None,
         };
-        let described = |row: &EndpointRow| {
-            format!(
-                "{} on {}",
-                row.container.as_deref().unwrap_or_else(|| row.id.short()),
-                row.network
-            )
-        };
         let containers: Vec<_> = rows.iter().flatten().map(described).collect();
         objection(&Removed {
             name,
@@ -404,6 +397,11 @@ impl Views {
     }
 }
 
+fn described(row: &EndpointRow) -> String {
+    let container = row.container.as_deref().unwrap_or_else(|| row.id.short());
+    format!("{container} on {}", row.network)
+}
+
 /// The role of this host. A leader without contact to a majority is not shown as leader.
 fn role(status: &ConsensusStatus) -> &'static str {
     match status.role {
@@ -439,21 +437,24 @@ mod tests {
     #[test]
     fn a_leader_without_a_majority_is_not_shown_as_leader() {
         let me = HostId::new(1).unwrap();
-        let status = |leader_heard| ConsensusStatus {
-            host: me,
-            role: Role::Leader,
-            leader: Some(me),
-            term: 1,
-            applied: None,
-            voters: vec![me],
-            learners: Vec::new(),
-            leader_heard,
-            fault: None,
-            peer_health: Vec::new(),
-        };
-        let shown = |status: &ConsensusStatus| (role(status), leader(status));
-        assert_eq!(shown(&status(Some(40))), ("leader", Some(me)));
-        assert_eq!(shown(&status(Some(60_000))), ("no-quorum", None));
-        assert_eq!(shown(&status(None)), ("no-quorum", None));
+        for (leader_heard, shown) in [
+            (Some(40), ("leader", Some(me))),
+            (Some(60_000), ("no-quorum", None)),
+            (None, ("no-quorum", None)),
+        ] {
+            let status = ConsensusStatus {
+                host: me,
+                role: Role::Leader,
+                leader: Some(me),
+                term: 1,
+                applied: None,
+                voters: vec![me],
+                learners: Vec::new(),
+                leader_heard,
+                fault: None,
+                peer_health: Vec::new(),
+            };
+            assert_eq!((role(&status), leader(&status)), shown, "{leader_heard:?}");
+        }
     }
 }

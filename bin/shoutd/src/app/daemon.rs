@@ -97,9 +97,18 @@ struct Parts {
     moved: watch::Sender<Option<IpAddr>>,
 }
 
+/// All parts of a daemon, before they run.
+struct Built {
+    /// Makes this host a member.
+    formation: Formation,
+    /// The tasks that the driver's handlers wait for.
+    owners: Owners,
+    parts: Parts,
+}
+
 impl Daemon {
     /// Builds the parts. Nothing runs yet, except the data plane's threads.
-    fn parts(&self, kernel: LinuxKernel) -> Result<(Formation, Owners, Parts)> {
+    fn build(&self, kernel: LinuxKernel) -> Result<Built> {
         let (underlay_problem, underlay_seen) = watch::channel(None);
         let (membership, member) =
             watch::channel(Membership::Joining("it has only just started".to_owned()));
@@ -155,7 +164,7 @@ impl Daemon {
             underlay_problem,
             moved: watch::channel(None).0,
         };
-        Ok((formation, owners, parts))
+        Ok(Built { formation, owners, parts })
     }
 
     /// What the control server shows, with the problems of the underlay and the engine's state.
@@ -188,7 +197,7 @@ impl Daemon {
     }
 
     async fn run(self, kernel: LinuxKernel) -> Result<Ended> {
-        let (formation, owners, parts) = self.parts(kernel)?;
+        let Built { formation, owners, parts } = self.build(kernel)?;
         let (services, leaving) = (parts.services.clone(), parts.leaving.clone());
         // Before anything acts on local state.
         recall(&services, &self.name).await;
@@ -292,9 +301,10 @@ fn spawn_background(tasks: &mut Tasks, services: &Services, stop: &CancellationT
     tasks.spawn("leases", leases);
     let (events, until) = (services.events.clone(), stop.clone());
     tasks.spawn("event writer", async move { events.run(until).await });
-    let heard = || services.advertiser.watch_heard();
-    tasks.spawn("resolvers", Resolvers::new(services.clone(), heard()).run(stop.clone()));
-    tasks.spawn("hosts files", HostsFiles::new(services.clone(), heard()).run(stop.clone()));
+    let resolvers = Resolvers::new(services.clone(), services.advertiser.watch_heard());
+    tasks.spawn("resolvers", resolvers.run(stop.clone()));
+    let hosts_files = HostsFiles::new(services.clone(), services.advertiser.watch_heard());
+    tasks.spawn("hosts files", hosts_files.run(stop.clone()));
 }
 
 /// Waits for `member`, or for a task that ends before it is asked to.

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shoutd_cli::{Directories, StartArguments};
 use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Store, remedy};
-use shoutd_core::cluster::Cluster;
+use shoutd_core::HostId;
 use shoutd_core::own_address::AddressChoice;
 use shoutd_core::swarm;
 use shoutd_core::view::Membership;
@@ -68,17 +68,7 @@ impl Daemon {
         directories: &Directories,
         wanted: Wanted,
     ) -> Result<Self> {
-        let mut capabilities = probe()?;
-        if let Some(wanted) = arguments.replication {
-            if wanted > capabilities.tier {
-                bail!(
-                    "this kernel cannot replicate multicast by {wanted}, only by {}; leave out \
-                     --replication",
-                    capabilities.tier
-                );
-            }
-            capabilities.tier = wanted;
-        }
+        let capabilities = capabilities(arguments)?;
         let interface = underlay::await_interface(&wanted.choice, wanted.is_remembered).await?;
         let choice = wanted.choice.clone();
         let resolved = wanted.at(interface.network.addr())?;
@@ -95,15 +85,7 @@ impl Daemon {
         let store = Store::open(&arguments.data_dir, credentials.host())?;
         let local = LocalState::open(LocalStore::open(&arguments.data_dir)?)?;
         let stored = store.identity();
-        if stored.host != credentials.host() {
-            bail!(
-                "the data directory {} is of host {}, but its key is of host {}: {}",
-                arguments.data_dir.display(),
-                stored.host,
-                credentials.host(),
-                remedy(&arguments.data_dir)
-            );
-        }
+        refuse_other_key(&arguments.data_dir, stored.host, credentials.host())?;
         let identity = Identity::new(stored.host, stored.cluster);
         let server =
             Server::bind(address, identity.clone(), TlsAcceptor::new(credentials.clone())?)?;
@@ -117,11 +99,12 @@ impl Daemon {
             TlsConnector::new(credentials.clone(), Trust::Cluster, address.ip())?,
         );
         let consensus_settings = ConsensusSettings { advertise: address, name: name.clone() };
-        // A certificate that expired while this host was down would be refused.
-        let renew = |cluster: &Cluster| renewal::renew_now(cluster, &credentials);
         let consensus =
-            Consensus::start_prepared(store, consensus_settings, peers.clone(), renew).await?;
-        let consensus = Arc::new(consensus);
+            Consensus::start_prepared(store, consensus_settings, peers.clone(), |cluster| {
+                // A certificate that expired while this host was down would be refused.
+                renewal::renew_now(cluster, &credentials);
+            });
+        let consensus = Arc::new(consensus.await?);
         Ok(Self {
             name,
             choice,
@@ -215,6 +198,34 @@ impl Daemon {
             membership,
         }
     }
+}
+
+/// What the kernel can do, with the way of replication that the user chose.
+fn capabilities(arguments: &StartArguments) -> Result<Capabilities> {
+    let mut capabilities = probe()?;
+    if let Some(wanted) = arguments.replication {
+        if wanted > capabilities.tier {
+            bail!(
+                "this kernel cannot replicate multicast by {wanted}, only by {}; leave out \
+                 --replication",
+                capabilities.tier
+            );
+        }
+        capabilities.tier = wanted;
+    }
+    Ok(capabilities)
+}
+
+/// Refuses a data directory whose agreed state is of another host than its key.
+fn refuse_other_key(directory: &Path, stored: HostId, key: HostId) -> Result<()> {
+    if stored != key {
+        bail!(
+            "the data directory {} is of host {stored}, but its key is of host {key}: {}",
+            directory.display(),
+            remedy(directory)
+        );
+    }
+    Ok(())
 }
 
 fn read_token(arguments: &StartArguments) -> Result<Option<Token>> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 use std::fs::{self, File};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
@@ -167,20 +167,22 @@ impl Settings {
 
     /// Saves the settings atomically.
     pub fn save(&self, directory: &Path) -> Result<()> {
-        let path = directory.join(START_FILE);
         // Do not write unchanged settings, so that a restart works even if the disk is full.
         if Self::load(directory).is_ok_and(|known| known.as_ref() == Some(self)) {
             return Ok(());
         }
+        self.replace(directory)
+            .with_context(|| format!("cannot write {}", directory.join(START_FILE).display()))
+    }
+
+    /// Replaces the file atomically.
+    fn replace(&self, directory: &Path) -> io::Result<()> {
         let temporary = directory.join(format!("{START_FILE}.new"));
-        let write = || {
-            let mut file = File::create(&temporary)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(directory)?.sync_all()
-        };
-        write().with_context(|| format!("cannot write {}", path.display()))
+        let mut file = File::create(&temporary)?;
+        file.write_all(&serde_json::to_vec_pretty(self)?)?;
+        file.sync_all()?;
+        fs::rename(&temporary, directory.join(START_FILE))?;
+        File::open(directory)?.sync_all()
     }
 }
 
@@ -190,6 +192,8 @@ fn damaged(path: &Path, reason: &dyn Display) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use clap::{Args, Command, FromArgMatches};
     use shoutd_fuzz::fuzz;
 
@@ -201,6 +205,10 @@ mod tests {
             .chain(more.iter().copied());
         let matches = StartArguments::augment_args(Command::new("shoutd")).get_matches_from(line);
         StartArguments::from_arg_matches(&matches).unwrap()
+    }
+
+    fn wanted(directory: &Path, more: &[&str]) -> Wanted {
+        Wanted::read(&arguments(directory, more)).unwrap()
     }
 
     /// The settings of a start with a fixed address.
@@ -219,37 +227,53 @@ mod tests {
         }
     }
 
+    /// When the settings were last written.
+    fn written(directory: &Path) -> SystemTime {
+        fs::metadata(directory.join(START_FILE)).unwrap().modified().unwrap()
+    }
+
+    /// An address in the longest form.
+    fn peer(number: u32) -> SocketAddr {
+        format!("[2001:db8:aaaa:bbbb:cccc:dddd:eeee:{number:x}]:65535").parse().unwrap()
+    }
+
+    /// A file with one peer.
+    fn file(address: &str, peer: &str) -> Vec<u8> {
+        format!(r#"{{"advertise_address": "{address}", "peer_addresses": ["{peer}"]}}"#)
+            .into_bytes()
+    }
+
     #[test]
     fn settings_of_the_last_start_hold_until_new_ones_are_given() {
         let directory = tempfile::tempdir().unwrap();
-        let resolve = |more: &[&str]| resolve(directory.path(), more);
-        assert!(
-            resolve(&[]).unwrap_err().to_string().starts_with("this host was not started before")
-        );
+        let directory = directory.path();
+        let error = resolve(directory, &[]).unwrap_err().to_string();
+        assert!(error.starts_with("this host was not started before"), "{error}");
         let first = settings("10.0.0.1:7789", &["10.0.0.2:7789", "10.0.0.5:7789"]);
-        first.save(directory.path()).unwrap();
-        assert_eq!(resolve(&[]).unwrap(), Resolved { settings: first.clone(), moved_from: None });
-        let wanted = |more: &[&str]| Wanted::read(&arguments(directory.path(), more)).unwrap();
-        assert!(wanted(&[]).is_remembered && wanted(&["10.0.0.1"]).is_remembered);
-        assert!(!wanted(&["10.0.0.3"]).is_remembered);
-        let moved = resolve(&["10.0.0.3"]).unwrap();
+        first.save(directory).unwrap();
+        let resolved = resolve(directory, &[]).unwrap();
+        assert_eq!(resolved, Resolved { settings: first.clone(), moved_from: None });
+        let starts: [(&[&str], bool); 3] =
+            [(&[], true), (&["10.0.0.1"], true), (&["10.0.0.3"], false)];
+        for (more, is_remembered) in starts {
+            assert_eq!(wanted(directory, more).is_remembered, is_remembered, "{more:?}");
+        }
+        let moved = resolve(directory, &["10.0.0.3"]).unwrap();
         assert_eq!(moved.settings.peer_addresses, first.peer_addresses);
         assert_eq!(moved.moved_from, Some(first.advertise_address));
-        moved.settings.save_address(directory.path()).unwrap();
-        assert_eq!(resolve(&[]).unwrap().settings, moved.settings, "the peers are kept");
-        first.save_address(directory.path()).unwrap();
-        let written =
-            || std::fs::metadata(directory.path().join(START_FILE)).unwrap().modified().unwrap();
-        let before = written();
-        first.save(directory.path()).unwrap();
-        assert_eq!(written(), before, "unchanged settings are not written again");
-        let others = resolve(&["--peer-addresses=10.0.0.4"]).unwrap();
+        moved.settings.save_address(directory).unwrap();
+        assert_eq!(resolve(directory, &[]).unwrap().settings, moved.settings, "the peers are kept");
+        first.save_address(directory).unwrap();
+        let before = written(directory);
+        first.save(directory).unwrap();
+        assert_eq!(written(directory), before, "unchanged settings are not written again");
+        let others = resolve(directory, &["--peer-addresses=10.0.0.4"]).unwrap();
         assert_eq!(others.settings, settings("10.0.0.1:7789", &["10.0.0.4:7789"]));
         for own in [&["--peer-addresses=10.0.0.1"][..], &["10.0.0.2"]] {
-            let error = resolve(own).unwrap_err().to_string();
+            let error = resolve(directory, own).unwrap_err().to_string();
             assert!(error.contains("is this host's own address"), "{error}");
         }
-        let error = resolve(&["--peer-addresses=fd00::2"]).unwrap_err().to_string();
+        let error = resolve(directory, &["--peer-addresses=fd00::2"]).unwrap_err().to_string();
         assert!(
             error.contains("[fd00::2]:7789 and 10.0.0.1:7789 are not of the same address family"),
             "{error}"
@@ -259,24 +283,24 @@ mod tests {
     #[test]
     fn an_interface_or_a_network_is_remembered_with_the_last_address() {
         let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
         let peers = "--peer-addresses=10.0.0.1,10.0.0.2";
-        let wanted = |more: &[&str]| Wanted::read(&arguments(directory.path(), more)).unwrap();
-        let first = wanted(&["--advertise-interface=eth1", peers]);
+        let first = wanted(directory, &["--advertise-interface=eth1", peers]);
         assert_eq!((first.choice.is_ipv4, first.choice.before), (Some(true), None));
         assert!(!first.is_remembered);
         let here = first.at("10.0.0.2".parse().unwrap()).unwrap();
         let others: Vec<SocketAddr> = vec!["10.0.0.1:7789".parse().unwrap()];
         assert_eq!(here.settings.peer_addresses, others, "one command line serves every host");
-        here.settings.save(directory.path()).unwrap();
-        let again = wanted(&[]);
+        here.settings.save(directory).unwrap();
+        let again = wanted(directory, &[]);
         assert!(again.is_remembered);
         assert_eq!(again.choice.rule, AddressRule::Interface("eth1".parse().unwrap()));
         assert_eq!(again.choice.before, Some("10.0.0.2".parse().unwrap()));
         let moved = again.at("10.0.0.9".parse().unwrap()).unwrap();
         assert_eq!(moved.moved_from, Some("10.0.0.2:7789".parse().unwrap()));
-        let fixed = wanted(&["10.0.0.2"]).at("10.0.0.2".parse().unwrap()).unwrap();
+        let fixed = wanted(directory, &["10.0.0.2"]).at("10.0.0.2".parse().unwrap()).unwrap();
         assert_eq!((fixed.settings.advertise_by, fixed.moved_from), (None, None));
-        let network = wanted(&["10.0.0.0/24"]);
+        let network = wanted(directory, &["10.0.0.0/24"]);
         assert_eq!(network.choice.rule.to_string(), "network 10.0.0.0/24");
         assert!(!network.is_remembered);
     }
@@ -284,9 +308,6 @@ mod tests {
     #[test]
     fn a_file_with_the_maximum_number_of_peers_can_be_read() {
         let directory = tempfile::tempdir().unwrap();
-        let peer = |number| {
-            format!("[2001:db8:aaaa:bbbb:cccc:dddd:eeee:{number:x}]:65535").parse().unwrap()
-        };
         let full = Settings {
             advertise_address: "[2001:db8::1]:7789".parse().unwrap(),
             advertise_by: None,
@@ -305,21 +326,17 @@ mod tests {
     fn an_invalid_file_is_an_error_of_one_line_that_names_it_and_says_what_to_do() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join(START_FILE);
-        let with = |address: &str, peer: &str| {
-            format!(r#"{{"advertise_address": "{address}", "peer_addresses": ["{peer}"]}}"#)
-                .into_bytes()
-        };
         let large = vec![b' '; usize::try_from(FILE_BYTES_MAX).unwrap() + 1];
         for (text, reason) in [
             (Vec::new(), "EOF"),
             (b"\xff\xfe".to_vec(), "expected value"),
             ([br#"{"x": "#.as_slice(), &[b'['; 100_000]].concat(), "EOF"),
             (br#"{"advertise_address": "10.0.0.1:7789"}"#.to_vec(), "peer_addresses"),
-            (with("10.0.0.1", "10.0.0.2:7789"), "socket address"),
-            (with("0.0.0.0:7789", "10.0.0.2:7789"), "0.0.0.0:7789 is the unspecified address"),
-            (with("10.0.0.1:7789", "224.0.0.1:7789"), "224.0.0.1:7789 is a multicast address"),
-            (with("10.0.0.1:7789", "10.0.0.2:0"), "10.0.0.2:0 is an address with port 0"),
-            (with("10.0.0.1:7789", "10.0.0.1:7789"), "own address"),
+            (file("10.0.0.1", "10.0.0.2:7789"), "socket address"),
+            (file("0.0.0.0:7789", "10.0.0.2:7789"), "0.0.0.0:7789 is the unspecified address"),
+            (file("10.0.0.1:7789", "224.0.0.1:7789"), "224.0.0.1:7789 is a multicast address"),
+            (file("10.0.0.1:7789", "10.0.0.2:0"), "10.0.0.2:0 is an address with port 0"),
+            (file("10.0.0.1:7789", "10.0.0.1:7789"), "own address"),
             (large, "larger than 131072 octets"),
         ] {
             fs::write(&path, &text).unwrap();

@@ -1,5 +1,6 @@
 //! Networks as the engine, the cluster and the plan of mirrors describe them.
 
+use ipnet::IpNet;
 use shoutd_core::NetworkId;
 use shoutd_core::cluster::{DescribedSubnet, Description, Network};
 use shoutd_core::mirror::{DRIVER, EngineNetwork, NETWORK_OPTION};
@@ -17,18 +18,19 @@ pub fn as_engine_network(network: &DockerNetwork) -> EngineNetwork {
 
 /// The description of an engine's network for agreed state.
 pub fn description_of(copy: &DockerNetwork) -> Description {
-    let described = |config: &IpamConfig| {
-        let range = config.ip_range.map(|range| range.trunc());
-        Some((config.subnet?, DescribedSubnet { range, gateway: config.gateway }))
-    };
     Description {
         name: copy.name.clone(),
         labels: copy.labels.clone(),
         attachable: copy.attachable,
-        subnets: copy.ipam.configs.iter().filter_map(described).collect(),
+        subnets: copy.ipam.configs.iter().filter_map(described_subnet).collect(),
         ipam_options: copy.ipam.options.clone(),
         swarm: None,
     }
+}
+
+fn described_subnet(config: &IpamConfig) -> Option<(IpNet, DescribedSubnet)> {
+    let range = config.ip_range.map(|range| range.trunc());
+    Some((config.subnet?, DescribedSubnet { range, gateway: config.gateway }))
 }
 
 /// The mirror of a network on a host that did not create it.

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use shoutd_consensus::{ProposeError, StoreError};
 use shoutd_core::NetworkId;
-use shoutd_core::cluster::{Cluster, Command};
+use shoutd_core::cluster::Command;
 use shoutd_core::driver::{RemovalState, removal_state};
 use shoutd_core::events::EventKind;
 use tokio::sync::Mutex;
@@ -66,9 +66,11 @@ impl PendingRemovals {
     /// A host that is down does so when it is back.
     async fn wait_until_gone(&self, network: &NetworkId) -> Answer {
         let title = self.agreement.cluster().network_title(network).to_owned();
-        let is_decided =
-            |cluster: &Arc<Cluster>| removal_state(cluster, network) != RemovalState::Waiting;
-        let state = match met(&self.agreement.watch(), PATIENCE, is_decided).await {
+        let decided = met(&self.agreement.watch(), PATIENCE, |cluster| {
+            removal_state(cluster, network) != RemovalState::Waiting
+        })
+        .await;
+        let state = match decided {
             Ok(cluster) => removal_state(&cluster, network),
             Err(_) => RemovalState::Waiting,
         };

@@ -16,13 +16,16 @@ pub fn is_inhabited(sandbox: &Path) -> bool {
         // We cannot tell without /proc, so assume that the container runs.
         return true;
     };
-    let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
     let mut processes =
-        processes.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_process));
+        processes.flatten().filter(|entry| entry.file_name().to_str().is_some_and(is_process_id));
     processes.any(|process| {
         let namespace = fs::metadata(process.path().join("ns/net"));
         namespace.is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == wanted)
     })
+}
+
+fn is_process_id(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Instant;
 use shoutd_core::events::EventKind;
 use shoutd_core::local::Local;
 use shoutd_core::stale::{Listing, Times, Unlisted, copies_to_list, suspects};
-use shoutd_core::{DockerNetworkId, EndpointId, NetworkId};
+use shoutd_core::{DockerNetworkId, EndpointId};
 use shoutd_docker::engine::EngineError;
 use tracing::warn;
 
@@ -40,9 +40,10 @@ impl StaleEndpoints {
             return;
         }
         let cluster = self.services.agreement.cluster();
-        let routes_of = |network: &NetworkId| cluster.multicast_routes(network);
         let forgotten = self.services.local.change(|local| {
-            stale.iter().for_each(|endpoint| local.forget(endpoint, now.wall, routes_of));
+            for endpoint in &stale {
+                local.forget(endpoint, now.wall, |network| cluster.multicast_routes(network));
+            }
         });
         if let Err(error) = forgotten.await {
             warn!("{error}");

@@ -86,9 +86,11 @@ async fn evict_gone(
         return Ok(());
     }
     let cluster = services.agreement.cluster();
-    let routes_of = |network: &NetworkId| cluster.multicast_routes(network);
-    let forgotten = services.local.change(|local| local.forget(&id, now(), routes_of)).await;
+    let forgotten = services.local.change(|local| {
+        local.forget(&id, now(), |network| cluster.multicast_routes(network));
+    });
     forgotten
+        .await
         .map_err(|error| AgreementError::Local(format!("{:#}", anyhow::Error::from(error))))?;
     let text = format!("its container is gone, and its {wanted} was requested again");
     services.events.note(EventKind::EndpointForgotten, id.short(), &text);

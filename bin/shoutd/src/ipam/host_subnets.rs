@@ -48,10 +48,14 @@ pub fn in_use(
 
 /// Whether this is the name of a bridge of Docker, whose subnet the engine reports.
 fn is_dockers(interface: &str) -> bool {
-    let is_id = |id: &str| id.len() == 12 && id.bytes().all(|octet| octet.is_ascii_hexdigit());
     interface == "docker0"
         || interface == GATEWAY_BRIDGE
-        || interface.strip_prefix("br-").is_some_and(is_id)
+        || interface.strip_prefix("br-").is_some_and(is_short_id)
+}
+
+/// Whether this is a Docker id in its short form.
+fn is_short_id(id: &str) -> bool {
+    id.len() == 12 && id.bytes().all(|octet| octet.is_ascii_hexdigit())
 }
 
 /// The routes of this host; empty if they cannot be read.
@@ -72,10 +76,10 @@ pub async fn routes() -> Vec<HostRoute> {
 pub fn of_gateway_bridge(agreement: &Agreement) -> Option<IpNet> {
     let cluster = agreement.cluster();
     let reported = &cluster.hosts.get(&agreement.me)?.subnets;
-    let is_bridge = |reported: &&ReportedSubnet| {
-        reported.user == GATEWAY_BRIDGE && reported.subnet.addr().is_ipv4()
-    };
-    reported.iter().find(is_bridge).map(|reported| reported.subnet)
+    let bridge = reported
+        .iter()
+        .find(|reported| reported.user == GATEWAY_BRIDGE && reported.subnet.addr().is_ipv4());
+    bridge.map(|reported| reported.subnet)
 }
 
 /// Reports the subnets if they have changed.

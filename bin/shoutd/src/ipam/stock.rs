@@ -79,9 +79,13 @@ pub async fn claim_exactly(
 
 /// Whether this host holds the address and is not returning it.
 fn holds(services: &Services, network: &NetworkId, address: IpAddr) -> bool {
-    let cluster = services.agreement.cluster();
-    let holder = cluster.networks.get(network).and_then(|known| known.leases.get(&address));
-    holder == Some(&services.agreement.me) && !services.local.get().is_returning(network, address)
+    let holder = holder(&services.agreement.cluster(), network, address);
+    holder == Some(services.agreement.me) && !services.local.get().is_returning(network, address)
+}
+
+/// The host that has the lease of this address.
+fn holder(cluster: &Cluster, network: &NetworkId, address: IpAddr) -> Option<HostId> {
+    cluster.networks.get(network)?.leases.get(&address).copied()
 }
 
 /// Asks the host that holds the address to yield it, unless a container there has it.
@@ -92,8 +96,8 @@ async fn claim_from_stock(
     refused: AgreementError,
 ) -> Result<(), AgreementError> {
     let cluster = services.agreement.cluster();
-    let holder = cluster.networks.get(network).and_then(|known| known.leases.get(&address));
-    let Some((id, host)) = holder.and_then(|id| cluster.hosts.get_key_value(id)) else {
+    let holder = holder(&cluster, network, address);
+    let Some((id, host)) = holder.and_then(|id| cluster.hosts.get_key_value(&id)) else {
         return Err(refused);
     };
     let request = Yield { network: network.clone(), address };
@@ -136,12 +140,11 @@ pub async fn take_spare(services: &Services, network: &NetworkId, range: IpNet) 
     };
     let Ok(Some(address)) = timeout(SPARE_DEADLINE, ask).await else { return false };
     let me = services.agreement.me;
-    let is_here = |cluster: &Arc<Cluster>| {
-        let known = cluster.networks.get(network);
-        known.is_some_and(|known| known.leases.get(&address) == Some(&me))
-    };
-    let is_here = met(&services.agreement.watch(), DEADLINE, is_here).await;
-    is_here.is_ok() && services.local.change(|local| local.keep(network, address)).await.is_ok()
+    let leased = met(&services.agreement.watch(), DEADLINE, |cluster| {
+        holder(cluster, network, address) == Some(me)
+    })
+    .await;
+    leased.is_ok() && services.local.change(|local| local.keep(network, address)).await.is_ok()
 }
 
 /// Asks one host. An older version does not know the request.
@@ -177,14 +180,16 @@ pub async fn explain(
     ) {
         return refused;
     }
-    let choice = || {
-        let (cluster, local) = (services.agreement.cluster(), services.local.get());
-        TakenChoice::of(&cluster, &local, services.agreement.me, network, address)
-    };
-    let Some(taken) = choice() else { return refused };
+    let Some(taken) = taken_choice(services, network, address) else { return refused };
     let is_final = taken.usable.is_some() || !take_spare(services, network, taken.subnet).await;
-    let taken = if is_final { Some(taken) } else { choice() };
+    let taken = if is_final { Some(taken) } else { taken_choice(services, network, address) };
     taken.map_or(refused, |taken| AgreementError::Local(taken.to_string()))
+}
+
+/// Why an address that the engine chose is not available, as this host knows it now.
+fn taken_choice(services: &Services, network: &NetworkId, address: IpAddr) -> Option<TakenChoice> {
+    let (cluster, local) = (services.agreement.cluster(), services.local.get());
+    TakenChoice::of(&cluster, &local, services.agreement.me, network, address)
 }
 
 /// The routes for peers.
@@ -199,25 +204,24 @@ async fn give_spare(
     Json(wanted): Json<WantSpare>,
 ) -> Result<Json<Spared>, Rejection> {
     let WantSpare { network, range } = wanted;
-    let find = || {
-        spare(
-            &services.agreement.cluster(),
-            &services.local.get(),
-            services.agreement.me,
-            &network,
-            range,
-        )
-    };
     // Check before taking the gate: a host without spare addresses may itself hold it.
-    if find().is_none() {
+    if own_spare(&services, &network, range).is_none() {
         return Ok(Json(Spared { address: None }));
     }
     let Ok(_gate) = timeout(GATE_DEADLINE, services.agreement.settle_leases()).await else {
         return Ok(Json(Spared { address: None }));
     };
-    let Some(address) = find() else { return Ok(Json(Spared { address: None })) };
-    yield_address(&services, network, address, caller.host).await?;
-    Ok(Json(Spared { address: Some(address) }))
+    let address = own_spare(&services, &network, range);
+    if let Some(address) = address {
+        yield_address(&services, network, address, caller.host).await?;
+    }
+    Ok(Json(Spared { address }))
+}
+
+/// An unused address of this host in this part of a network.
+fn own_spare(services: &Services, network: &NetworkId, range: IpNet) -> Option<IpAddr> {
+    let (cluster, local) = (services.agreement.cluster(), services.local.get());
+    spare(&cluster, &local, services.agreement.me, network, range)
 }
 
 /// Transfers the lease directly to the caller. If it were released first, this host could claim it

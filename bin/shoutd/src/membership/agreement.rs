@@ -84,8 +84,9 @@ impl Agreement {
     /// # Errors
     /// It is not a member by the deadline.
     pub async fn member(&self) -> Result<(), AgreementError> {
-        let is_member = |membership: &Membership| *membership == Membership::Member;
-        match met(&self.membership, AGREEMENT_DEADLINE, is_member).await {
+        let member =
+            met(&self.membership, AGREEMENT_DEADLINE, |state| *state == Membership::Member).await;
+        match member {
             Ok(_) => Ok(()),
             Err(_) => match self.membership() {
                 Membership::Member => Ok(()),

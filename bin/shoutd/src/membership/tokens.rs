@@ -2,7 +2,7 @@
 //! only root can read.
 
 use std::fs::{self, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -129,18 +129,20 @@ impl Tokens {
     }
 
     fn save(&self, token: &Token) -> Result<()> {
+        self.replace(token).with_context(|| format!("cannot write {}", self.path.display()))
+    }
+
+    /// Replaces the file atomically.
+    fn replace(&self, token: &Token) -> io::Result<()> {
         let temporary = self.path.with_extension("new");
-        let write = || {
-            let mut file = OpenOptions::new()
-                .create(true)
-                .truncate(true)
-                .write(true)
-                .mode(0o600)
-                .open(&temporary)?;
-            file.write_all(format!("{token}\n").as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&temporary, &self.path)
-        };
-        write().with_context(|| format!("cannot write {}", self.path.display()))
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(true)
+            .write(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        file.write_all(format!("{token}\n").as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&temporary, &self.path)
     }
 }

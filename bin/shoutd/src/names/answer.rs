@@ -101,13 +101,17 @@ fn find(message: &Message<&[u8]>, directory: &Directory) -> Found {
     }
     let known = text.parse::<Name>().ok().and_then(|name| directory.addresses.get(&name));
     let Some(known) = known else { return Found::Fault(Rcode::SERVFAIL) };
-    let is_wanted = |address: &&IpAddr| match wanted {
+    // A name without an address of this type exists: NODATA (RFC 2308, section 2.2).
+    Found::Addresses(known.iter().copied().filter(|address| is_of(*address, wanted)).collect())
+}
+
+/// Whether a record of this type has the address.
+fn is_of(address: IpAddr, wanted: Rtype) -> bool {
+    match wanted {
         Rtype::A => address.is_ipv4(),
         Rtype::AAAA => address.is_ipv6(),
         other => other == Rtype::ANY,
-    };
-    // A name without an address of this type exists: NODATA (RFC 2308, section 2.2).
-    Found::Addresses(known.iter().filter(is_wanted).copied().collect())
+    }
 }
 
 fn compose(message: &Message<&[u8]>, found: &Found, extended: bool) -> Option<Vec<u8>> {
@@ -213,12 +217,13 @@ mod tests {
         builder.finish()
     }
 
-    fn ask_by(
-        name: &str,
-        kind: Rtype,
-        size: Option<u16>,
-        transport: Transport,
-    ) -> (Rcode, bool, Vec<String>) {
+    struct Reply {
+        code: Rcode,
+        is_truncated: bool,
+        records: Vec<String>,
+    }
+
+    fn ask_by(name: &str, kind: Rtype, size: Option<u16>, transport: Transport) -> Reply {
         let octets = answer(&question(name, kind, size), &directory(), transport).unwrap();
         let message = Message::from_octets(octets.as_slice()).unwrap();
         assert!(message.header().qr() && message.header().rd() && message.header().id() == 4711);
@@ -228,29 +233,37 @@ mod tests {
             let data = record.to_any_record::<domain::rdata::AllRecordData<_, _>>().unwrap();
             format!("{} {}", data.rtype(), data.data())
         });
-        (message.header().rcode(), message.header().tc(), records.collect())
+        Reply {
+            code: message.header().rcode(),
+            is_truncated: message.header().tc(),
+            records: records.collect(),
+        }
     }
 
     fn ask(name: &str, kind: Rtype) -> (Rcode, Vec<String>) {
-        let (code, truncated, records) = ask_by(name, kind, Some(4096), Transport::Udp);
-        assert!(!truncated);
-        (code, records)
+        let reply = ask_by(name, kind, Some(4096), Transport::Udp);
+        assert!(!reply.is_truncated);
+        (reply.code, reply.records)
     }
 
     #[test]
     fn names_resolve_to_addresses_and_addresses_to_names() {
-        let texts = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
-        assert_eq!(ask("web", Rtype::A), (Rcode::NOERROR, texts(&["A 10.0.0.1", "A 10.0.0.2"])));
-        assert_eq!(ask("WEB", Rtype::AAAA), (Rcode::NOERROR, texts(&["AAAA fd00::1"])));
-        assert_eq!(ask("only-4.example", Rtype::AAAA), (Rcode::NOERROR, vec![]), "it exists");
-        assert_eq!(ask("web", Rtype::MX), (Rcode::NOERROR, vec![]), "it exists");
-        assert_eq!(ask("web", Rtype::ANY).1.len(), 3);
-        assert_eq!(
-            ask("3.0.0.10.in-addr.arpa", Rtype::PTR),
-            (Rcode::NOERROR, texts(&["PTR only-4.example."]))
-        );
         let long = format!("1.{}0.0.d.f.ip6.arpa", "0.".repeat(27));
-        assert_eq!(ask(&long, Rtype::PTR), (Rcode::NOERROR, texts(&["PTR web."])));
+        let questions: [(&str, Rtype, &[&str]); 6] = [
+            ("web", Rtype::A, &["A 10.0.0.1", "A 10.0.0.2"]),
+            ("WEB", Rtype::AAAA, &["AAAA fd00::1"]),
+            // The name exists.
+            ("only-4.example", Rtype::AAAA, &[]),
+            ("web", Rtype::MX, &[]),
+            ("3.0.0.10.in-addr.arpa", Rtype::PTR, &["PTR only-4.example."]),
+            (&long, Rtype::PTR, &["PTR web."]),
+        ];
+        for (name, kind, expected) in questions {
+            let (code, records) = ask(name, kind);
+            assert_eq!(code, Rcode::NOERROR, "{name} {kind}");
+            assert_eq!(records, expected, "{name} {kind}");
+        }
+        assert_eq!(ask("web", Rtype::ANY).1.len(), 3);
     }
 
     #[test]
@@ -265,20 +278,26 @@ mod tests {
     #[test]
     fn an_answer_that_is_too_long_for_udp_is_truncated() {
         for size in [None, Some(0), Some(512), Some(1232), Some(65535)] {
-            let (code, truncated, records) = ask_by("many", Rtype::A, size, Transport::Udp);
-            assert_eq!((code, truncated, records.len()), (Rcode::NOERROR, true, 0), "{size:?}");
-            let (code, truncated, records) = ask_by("many", Rtype::A, size, Transport::Tcp);
-            assert_eq!((code, truncated, records.len()), (Rcode::NOERROR, false, 200), "{size:?}");
+            for (transport, is_truncated, count) in
+                [(Transport::Udp, true, 0), (Transport::Tcp, false, 200)]
+            {
+                let reply = ask_by("many", Rtype::A, size, transport);
+                assert_eq!(reply.code, Rcode::NOERROR, "{size:?} {transport:?}");
+                assert_eq!(reply.is_truncated, is_truncated, "{size:?} {transport:?}");
+                assert_eq!(reply.records.len(), count, "{size:?} {transport:?}");
+            }
         }
+    }
+
+    /// The code of the answer over UDP, if there is one.
+    fn code(octets: &[u8]) -> Option<Rcode> {
+        let octets = answer(octets, &directory(), Transport::Udp)?;
+        Some(Message::from_octets(octets.as_slice()).unwrap().header().rcode())
     }
 
     #[test]
     fn invalid_queries_are_refused_and_other_messages_are_not_answered() {
         let valid = question("web", Rtype::A, None);
-        let code = |octets: &[u8]| {
-            let octets = answer(octets, &directory(), Transport::Udp);
-            octets.map(|octets| Message::from_octets(octets.as_slice()).unwrap().header().rcode())
-        };
         assert_eq!(code(&[]), None);
         assert_eq!(code(&[0; 11]), None);
         let mut reply = valid.clone();

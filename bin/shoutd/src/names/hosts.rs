@@ -86,11 +86,11 @@ impl HostsFiles {
             return;
         }
         let writing = tokio::task::spawn_blocking(move || {
-            let write = |(_, (file, directory)): (PathBuf, (HostsFile, Directory))| {
+            let written = due.into_iter().map(|(_, (file, directory))| {
                 let result = open_own(&file).and_then(|mut open| rewrite(&mut open, &directory));
                 (file, directory, result)
-            };
-            due.into_iter().map(write).collect::<Vec<_>>()
+            });
+            written.collect::<Vec<_>>()
         });
         for (file, directory, result) in writing.await.unwrap_or_default() {
             self.note(file, directory, result);

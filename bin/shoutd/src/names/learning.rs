@@ -1,6 +1,6 @@
 //! Learns the names of containers from the engine's API, because plugin calls do not have them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -67,8 +67,8 @@ impl Learner {
         // Without the root directory we cannot verify hosts files, but still learn the names; then
         // `is_news` queries the container again.
         let root = self.services.engine.engine_info().await.map_or(None, |info| info.root);
-        let query = async |(id, endpoints)| (self.query(&id, root.as_ref()).await, endpoints);
-        let queries = stream::iter(unknown).map(query);
+        let queries = stream::iter(unknown)
+            .map(async |(id, endpoints)| (self.query(&id, root.as_ref()).await, endpoints));
         let answers: Vec<_> = queries.buffer_unordered(QUERIES_MAX).collect().await;
         let changed = self.services.local.change(|local| {
             for (containers, endpoints) in &answers {
@@ -105,18 +105,18 @@ impl Learner {
         let facts = root
             .zip(names.process)
             .map(|(root, process)| EngineFacts { root: root.clone(), process });
-        let container = |aliases: &Vec<String>| EndpointContainer {
-            id: id.to_string(),
-            names: bounded_names(std::iter::once(&names.name).chain(aliases).map(String::as_str)),
-            hosts_file: names.hosts_file.clone(),
-            asks_resolver: names.dns_servers.contains(&IpAddr::V4(RESOLVER)),
-            engine: facts.clone(),
-        };
-        names
-            .aliases
-            .iter()
-            .map(|(endpoint, aliases)| (endpoint.clone(), container(aliases)))
-            .collect()
+        let containers = names.aliases.iter().map(|(endpoint, aliases)| {
+            let all = std::iter::once(&names.name).chain(aliases).map(String::as_str);
+            let container = EndpointContainer {
+                id: id.to_string(),
+                names: bounded_names(all),
+                hosts_file: names.hosts_file.clone(),
+                asks_resolver: names.dns_servers.contains(&IpAddr::V4(RESOLVER)),
+                engine: facts.clone(),
+            };
+            (endpoint.clone(), container)
+        });
+        containers.collect()
     }
 }
 
@@ -132,12 +132,12 @@ fn is_news(local: &Local, endpoint: &EndpointId, container: &ContainerId, name: 
 }
 
 fn networks_in_use(local: &Local) -> Vec<DockerNetworkId> {
-    let is_used =
-        |network: &NetworkId| local.endpoints.values().any(|endpoint| endpoint.network == *network);
+    let used: BTreeSet<&NetworkId> =
+        local.endpoints.values().map(|endpoint| &endpoint.network).collect();
     local
         .bindings
         .iter()
-        .filter(|(_, network)| is_used(network))
+        .filter(|(_, network)| used.contains(network))
         .map(|(docker, _)| docker.clone())
         .collect()
 }

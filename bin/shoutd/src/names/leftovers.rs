@@ -46,11 +46,11 @@ impl Leftovers {
         let pools = cluster.networks.values().flat_map(|network| &network.settings.pools);
         let subnets: Vec<IpNet> = pools.map(|pool| pool.subnet).collect();
         let cleaning = tokio::task::spawn_blocking(move || {
-            let clean = |path: PathBuf| {
+            let cleaned = new.into_iter().map(|path| {
                 let cleaned = clean(&path, &subnets);
                 (path, cleaned)
-            };
-            new.into_iter().map(clean).collect::<Vec<_>>()
+            });
+            cleaned.collect::<Vec<_>>()
         });
         for (path, cleaned) in cleaning.await.unwrap_or_default() {
             report(&path, cleaned, events);

@@ -141,18 +141,20 @@ impl Resolvers {
 /// Opens the sockets in a container.
 async fn open(sandbox: &Path) -> io::Result<(UdpSocket, TcpListener)> {
     let sandbox = sandbox.to_owned();
-    let bind = || {
-        let address = SocketAddrV4::new(RESOLVER, PORT);
-        let (socket, listener) = (StdSocket::bind(address)?, StdListener::bind(address)?);
-        socket.set_nonblocking(true)?;
-        listener.set_nonblocking(true)?;
-        Ok::<_, io::Error>((socket, listener))
-    };
     let opened = tokio::task::spawn_blocking(move || {
         run_inside(&sandbox, bind).map_err(io::Error::other)?
     });
     let (socket, listener) = opened.await.map_err(io::Error::other)??;
     Ok((UdpSocket::from_std(socket)?, TcpListener::from_std(listener)?))
+}
+
+/// Opens the sockets in the network namespace of this thread.
+fn bind() -> io::Result<(StdSocket, StdListener)> {
+    let address = SocketAddrV4::new(RESOLVER, PORT);
+    let (socket, listener) = (StdSocket::bind(address)?, StdListener::bind(address)?);
+    socket.set_nonblocking(true)?;
+    listener.set_nonblocking(true)?;
+    Ok((socket, listener))
 }
 
 async fn serve(socket: UdpSocket, listener: TcpListener, directory: watch::Receiver<Directory>) {

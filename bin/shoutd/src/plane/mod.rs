@@ -15,9 +15,7 @@ use shoutd_core::cluster::Network;
 use shoutd_core::events::EventKind;
 use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::local::Endpoint;
-use shoutd_core::plane::{
-    Desired, DeviceName, MTU_OPTION, Observed, Segment, Underlay, mtu_excess,
-};
+use shoutd_core::plane::{Desired, DeviceName, MTU_OPTION, Observed, Underlay, mtu_excess};
 use shoutd_core::stale::Interface;
 use shoutd_core::{EndpointId, NetworkId, Vni};
 use shoutd_dataplane::{ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
@@ -145,11 +143,12 @@ impl Plane {
         if self.requests.served(false, deadline).await.is_err() {
             return false;
         }
-        let is_vacated = |observed: &Arc<Observed>| {
-            observed.segments.is_empty() && observed.unreadable_segments.is_empty()
-        };
         let left = deadline.saturating_sub(begin.elapsed());
-        met(&self.reconciler.watch_observed(), left, is_vacated).await.is_ok()
+        let vacated = met(&self.reconciler.watch_observed(), left, |observed| {
+            observed.segments.is_empty() && observed.unreadable_segments.is_empty()
+        })
+        .await;
+        vacated.is_ok()
     }
 
     /// The current underlay.
@@ -244,18 +243,7 @@ impl Plane {
         let (cluster, local, underlay) =
             (self.agreement.cluster(), self.local.get(), self.underlay());
         let in_use = cluster.networks.iter().filter(|(id, _)| local.is_attached(id));
-        let line = |(id, network): (&NetworkId, &Arc<Network>)| {
-            let (wanted, room) = mtu_excess(network, underlay)?;
-            let title = network.title(id);
-            Some(format!(
-                "network {title}: its option {MTU_OPTION} is {wanted}, but the underlay of this \
-                 host (MTU {}) allows only {room}; larger packets to other hosts are lost. \
-                 Increase the MTU of the underlay, or create the network again with a smaller \
-                 MTU, or without the option",
-                underlay.mtu
-            ))
-        };
-        in_use.filter_map(line).collect()
+        in_use.filter_map(|(id, network)| mtu_problem(id, network, underlay)).collect()
     }
 
     /// Networks with MDB pressure on this host, one line each.
@@ -275,20 +263,29 @@ impl Plane {
         let Some((desired, _)) = self.requests.current() else { return Vec::new() };
         let cluster = self.agreement.cluster();
         let crowded = desired.segments.values().filter(|segment| segment.replication.beyond > 0);
-        let line = |segment: &Segment| {
-            let id = &segment.network;
-            let (title, beyond) = (
-                cluster.networks.get(id).map_or(id.short(), |known| known.title(id)),
-                segment.replication.beyond,
-            );
+        let lines = crowded.map(|segment| {
+            let title = cluster.network_title(&segment.network);
+            let beyond = segment.replication.beyond;
             format!(
                 "network {title}: the other hosts are members of {beyond} groups more than this \
                  host can replicate separately ({REPLICATED_MAX} groups and sources). No packet \
                  is lost, but these groups are sent to every host that is a member of one of them"
             )
-        };
-        crowded.map(line).collect()
+        });
+        lines.collect()
     }
+}
+
+/// The problem of a network whose MTU option is too large for the underlay.
+fn mtu_problem(id: &NetworkId, network: &Network, underlay: Underlay) -> Option<String> {
+    let (wanted, room) = mtu_excess(network, underlay)?;
+    let title = network.title(id);
+    Some(format!(
+        "network {title}: its option {MTU_OPTION} is {wanted}, but the underlay of this host (MTU \
+         {}) allows only {room}; larger packets to other hosts are lost. Increase the MTU of the \
+         underlay, or create the network again with a smaller MTU, or without the option",
+        underlay.mtu
+    ))
 }
 
 fn underlay_of(interface: &UnderlayInterface) -> Underlay {

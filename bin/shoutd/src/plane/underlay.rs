@@ -168,9 +168,10 @@ mod tests {
         let (address, name) = ("fd00::3".parse().unwrap(), "eth0".to_owned());
         let tentative = NoAddress::Tentative { address, name: name.clone() };
         assert_eq!(patience(&tentative.into(), false), Some(DETECTION_TIME_MAX));
-        let missing = || NoAddress::None { wanted: String::new(), available: String::new() };
-        assert_eq!(patience(&missing().into(), false), None, "a typing error is reported at once");
-        assert_eq!(patience(&missing().into(), true), Some(LATE_TIME_MAX));
+        let missing: NoInterface =
+            NoAddress::None { wanted: String::new(), available: String::new() }.into();
+        assert_eq!(patience(&missing, false), None, "a typing error is reported at once");
+        assert_eq!(patience(&missing, true), Some(LATE_TIME_MAX));
         assert_eq!(patience(&NoAddress::Duplicate { address, name }.into(), true), None);
     }
 }

@@ -200,19 +200,27 @@ impl SwarmFollower {
         id: &NetworkId,
         description: &Description,
     ) -> Result<(), AgreementError> {
-        let describe = |description| Command::DescribeNetwork { id: id.clone(), description };
-        match self.services.agreement.propose(describe(description.clone())).await {
+        match self.propose_description(id, description.clone()).await {
             Err(AgreementError::Propose(ProposeError::Refused(Refusal::NameTaken { .. }))) => {
                 let name = distinct_name(id, &description.name);
                 let description = Description { name, ..description.clone() };
-                self.services.agreement.propose(describe(description)).await.map(|_| ())
+                self.propose_description(id, description).await
             }
             // It was removed after we read the engine's list.
             Err(AgreementError::Propose(ProposeError::Refused(Refusal::UnknownNetwork(_)))) => {
                 Ok(())
             }
-            other => other.map(|_| ()),
+            other => other,
         }
+    }
+
+    async fn propose_description(
+        &self,
+        id: &NetworkId,
+        description: Description,
+    ) -> Result<(), AgreementError> {
+        let command = Command::DescribeNetwork { id: id.clone(), description };
+        self.services.agreement.propose(command).await.map(|_| ())
     }
 }
 

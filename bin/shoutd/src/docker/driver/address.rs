@@ -67,12 +67,10 @@ fn choose_free_subnet(driver: &Driver) -> Result<Ipv4Net, DriverError> {
 
 /// The subnet of a pool, and the part of it to choose addresses from.
 fn subnet_of(pool: &PoolId) -> Result<(IpNet, IpNet), DriverError> {
-    let parse = |text: &str| {
-        text.parse().map_err(|_| DriverError::new(format!("pool {pool} is not a shoutd pool")))
-    };
-    match pool.as_str().split_once(',') {
-        Some((subnet, range)) => Ok((parse(subnet)?, parse(range)?)),
-        None => parse(pool.as_str()).map(|subnet| (subnet, subnet)),
+    let (subnet, range) = pool.as_str().split_once(',').unwrap_or((pool.as_str(), pool.as_str()));
+    match (subnet.parse(), range.parse()) {
+        (Ok(subnet), Ok(range)) => Ok((subnet, range)),
+        _ => Err(DriverError::new(format!("pool {pool} is not a shoutd pool"))),
     }
 }
 
@@ -115,9 +113,8 @@ async fn lease_exactly(
     let claims = &driver.services.claims;
     let none_gone = Claim::NoneGone(Wanted::Address(address));
     claims.met(network, none_gone).await.map_err(driver_error)?;
-    let in_use = || DriverError::new(format!("address {address} is already in use on this host"));
     if driver.services.local.get().uses(network, address) {
-        return Err(in_use());
+        return Err(in_use(address));
     }
     claims.met(network, Claim::Leased(address)).await.map_err(driver_error)?;
     let reserved = driver.services.local.change(|local| {
@@ -129,9 +126,13 @@ async fn lease_exactly(
         is_free
     });
     if !reserved.await.map_err(driver_error)? {
-        return Err(in_use());
+        return Err(in_use(address));
     }
     with_prefix(address, subnet).map_err(driver_error)
+}
+
+fn in_use(address: IpAddr) -> DriverError {
+    DriverError::new(format!("address {address} is already in use on this host"))
 }
 
 /// Reserves any address of the requested subnet or, if that is full, of the network's other

@@ -94,12 +94,10 @@ async fn ensure_mac_is_free(
 /// it.
 pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverError> {
     let local = driver.services.local.get();
-    let unknown = || driver_error(LocalRefusal::UnknownEndpoint(request.endpoint.clone()));
-    let network = local
-        .endpoints
-        .get(&request.endpoint)
-        .map(|endpoint| endpoint.network.clone())
-        .ok_or_else(unknown)?;
+    let Some(endpoint) = local.endpoints.get(&request.endpoint) else {
+        return Err(driver_error(LocalRefusal::UnknownEndpoint(request.endpoint.clone())));
+    };
+    let network = endpoint.network.clone();
     // The interface must exist before we record the sandbox: from then on, the reconciler expects
     // the interface in the sandbox, which engines before 28 create only after this call.
     driver.services.plane.settle(&network, &request.endpoint).await.map_err(driver_error)?;
@@ -107,11 +105,9 @@ pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverEr
     let sandbox = Path::new(&request.sandbox);
     // Without these routes, multicast would take the default route through `docker_gwbridge`.
     let cluster = driver.services.agreement.cluster();
-    let routes_of = |network: &NetworkId| cluster.multicast_routes(network);
-    let joined = driver
-        .services
-        .local
-        .try_change(|local| local.join(&request.endpoint, sandbox, routes_of).cloned());
+    let joined = driver.services.local.try_change(|local| {
+        local.join(&request.endpoint, sandbox, |network| cluster.multicast_routes(network)).cloned()
+    });
     let endpoint = joined.await.map_err(driver_error)?;
     let routes = endpoint.multicast_routes.iter();
     let routes = routes

@@ -4,11 +4,9 @@
 //! Only the engine's API has the name of a network, some milliseconds after we answer
 //! `CreateNetwork`; then it is proposed to the cluster. A container may start before that.
 
-use std::sync::Arc;
-
 use ipnet::IpNet;
 use shoutd_core::NetworkId;
-use shoutd_core::cluster::{Cluster, Naming};
+use shoutd_core::cluster::Naming;
 use shoutd_core::in_flight::Yielded;
 use shoutd_core::limits::AGREEMENT_DEADLINE;
 use shoutd_core::restarts::NOT_AGREED;
@@ -24,9 +22,9 @@ use crate::app::condition::met;
 /// # Errors
 /// Another network has the name, or there is no agreement in time.
 pub async fn settle(driver: &Driver, network: &NetworkId) -> Result<(), DriverError> {
-    let is_known = |cluster: &Arc<Cluster>| cluster.naming(network) != Naming::Open;
+    let agreed = driver.services.agreement.watch();
     // After the deadline, too, the agreed state decides.
-    _ = met(&driver.services.agreement.watch(), AGREEMENT_DEADLINE, is_known).await;
+    _ = met(&agreed, AGREEMENT_DEADLINE, |cluster| cluster.naming(network) != Naming::Open).await;
     match driver.services.agreement.cluster().naming(network) {
         Naming::Settled => Ok(()),
         Naming::Open => Err(DriverError::new(format!(

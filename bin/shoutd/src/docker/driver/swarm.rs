@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use shoutd_core::cluster::{Cluster, Command, Pool, Settings};
 use shoutd_core::limits::AGREEMENT_DEADLINE;
 use shoutd_core::swarm::{RefusedNetwork, check_network};
@@ -85,10 +86,12 @@ async fn ensure(
 }
 
 fn knows(cluster: &Cluster, network: &NetworkId, settings: &Settings) -> bool {
-    let subnets =
-        |settings: &Settings| settings.pools.iter().map(|pool| pool.subnet).collect::<Vec<_>>();
     let known = cluster.networks.get(network).filter(|known| known.settings.swarm);
-    known.is_some_and(|known| subnets(&known.settings) == subnets(settings))
+    known.is_some_and(|known| subnets(&known.settings).eq(subnets(settings)))
+}
+
+fn subnets(settings: &Settings) -> impl Iterator<Item = IpNet> {
+    settings.pools.iter().map(|pool| pool.subnet)
 }
 
 /// `FreeNetwork`: the Swarm removes a network, which no task uses.
