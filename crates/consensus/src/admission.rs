@@ -13,8 +13,8 @@ use shoutd_core::{ClusterId, HostId};
 use shoutd_peer::{CallError, Distrust, Rejection};
 use tokio::time::{Instant, timeout_at};
 
+use crate::clock::millis;
 use crate::node::{Node, Settings};
-use crate::peer_health::millis;
 use crate::removal_notice::RemovalNotice;
 use crate::status::ConsensusStatus;
 use crate::wire::{self, Answer, Join, Joined, Proposed};

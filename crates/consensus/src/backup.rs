@@ -138,42 +138,49 @@ pub(crate) fn hash(bytes: &[u8]) -> String {
 /// Reads a whole backup and checks its integrity.
 pub(crate) fn read(reader: &mut dyn Read) -> Result<(BackupSummary, Content), BackupError> {
     let mut bytes = Vec::new();
-    let reading = |source| BackupError::Io { action: "read", source };
     reader.take(BYTES_MAX + 1).read_to_end(&mut bytes).map_err(reading)?;
     if bytes.len() as u64 > BYTES_MAX {
         return Err(BackupError::NoBackup(format!("it has more than {BYTES_MAX} bytes")));
     }
-    let no_backup = |reason: &str| BackupError::NoBackup(reason.to_owned());
     let end = bytes.iter().take(HEADER_BYTES_MAX).position(|byte| *byte == b'\n');
-    let (header, body) = bytes.split_at(end.ok_or_else(|| no_backup("it has no such first line"))?);
-    let header: Value =
-        serde_json::from_slice(header).map_err(|_| no_backup("it has no such first line"))?;
+    let (header, body) = bytes.split_at(end.ok_or_else(without_header)?);
+    let header: Value = serde_json::from_slice(header).map_err(|_| without_header())?;
     match header.get("shoutd_backup").and_then(Value::as_u64) {
-        None => return Err(no_backup("it has no such first line")),
+        None => return Err(without_header()),
         Some(format) if format > u64::from(FORMAT) => {
             return Err(BackupError::Newer(format!("format {format}, this one knows {FORMAT}")));
         }
         Some(_) => {}
     }
-    let damaged = |reason: String| BackupError::Damaged(reason);
     let summary: BackupSummary = serde_json::from_value(header)
-        .map_err(|error| damaged(format!("its first line: {error}")))?;
+        .map_err(|error| BackupError::Damaged(format!("its first line: {error}")))?;
     let body = body.get(1..).unwrap_or_default();
     if body.len() != summary.bytes {
-        return Err(damaged(format!(
+        return Err(BackupError::Damaged(format!(
             "it has {} bytes after its first line, not {}",
             body.len(),
             summary.bytes
         )));
     }
     if hash(body) != summary.sha256 {
-        return Err(damaged("its checksum does not match its contents".to_owned()));
+        let reason = "its checksum does not match its contents";
+        return Err(BackupError::Damaged(reason.to_owned()));
     }
-    let body: Value = serde_json::from_slice(body).map_err(|error| damaged(error.to_string()))?;
+    let body: Value =
+        serde_json::from_slice(body).map_err(|error| BackupError::Damaged(error.to_string()))?;
     let content: Content =
         disclose(body).map_err(|unknown| BackupError::Newer(unknown.to_string()))?;
     if content.cluster.id != Some(summary.cluster) {
-        return Err(damaged("it contains the state of another cluster than it names".to_owned()));
+        let reason = "it contains the state of another cluster than it names";
+        return Err(BackupError::Damaged(reason.to_owned()));
     }
     Ok((summary, content))
+}
+
+fn reading(source: io::Error) -> BackupError {
+    BackupError::Io { action: "read", source }
+}
+
+fn without_header() -> BackupError {
+    BackupError::NoBackup("it has no such first line".to_owned())
 }

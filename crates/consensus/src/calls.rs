@@ -44,14 +44,16 @@ impl Calls {
             (Self::Peers(client), None) => client.call(address, path, request, deadline).await,
             #[cfg(feature = "testing")]
             (Self::Simulated(transport), host) => {
-                let malformed = |error: serde_json::Error| CallError::Malformed {
-                    address,
-                    reason: error.to_string(),
-                };
-                let body = serde_json::to_vec(request).map_err(malformed)?;
+                let body =
+                    serde_json::to_vec(request).map_err(|error| malformed(address, &error))?;
                 let answer = transport.call(host, address, path, body, deadline).await?;
-                serde_json::from_slice(&answer).map_err(malformed)
+                serde_json::from_slice(&answer).map_err(|error| malformed(address, &error))
             }
         }
     }
+}
+
+#[cfg(feature = "testing")]
+fn malformed(address: SocketAddr, error: &serde_json::Error) -> CallError {
+    CallError::Malformed { address, reason: error.to_string() }
 }

@@ -1,4 +1,4 @@
-//! The wall clock, which a simulation can replace.
+//! The wall clock, which a simulation can replace, and durations in messages.
 
 use std::time::Duration;
 
@@ -9,4 +9,9 @@ pub(crate) fn since_1970() -> Duration {
         return simulated;
     }
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default()
+}
+
+/// Whole milliseconds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

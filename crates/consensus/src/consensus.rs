@@ -31,7 +31,7 @@ use crate::raft::{Raft, config};
 use crate::record::Record;
 use crate::rollback::Rollback;
 use crate::status::ConsensusStatus;
-use crate::store::{self, LogStore, Machine, Store, StoreError};
+use crate::store::{self, DatabaseFile, LogStore, Machine, Store, StoreError};
 use crate::wire::{Errand, Sender};
 use crate::{
     admission, backup, duplicate_identity, maintenance, obstacle, propose, rollback_check, router,
@@ -82,7 +82,7 @@ impl Consensus {
         client: Client,
         prepare: impl FnOnce(&Cluster),
     ) -> Result<Self, StoreError> {
-        Self::launch((store, settings, client), Timeouts::default(), prepare).await
+        Self::launch(store, settings, client, Timeouts::default(), prepare).await
     }
 
     /// As [`Self::start`], with other time-outs.
@@ -95,11 +95,13 @@ impl Consensus {
         client: Client,
         patience: Timeouts,
     ) -> Result<Self, StoreError> {
-        Self::launch((store, settings, client), patience, |_| ()).await
+        Self::launch(store, settings, client, patience, |_| ()).await
     }
 
     async fn launch(
-        (store, settings, client): (Store, Settings, Client),
+        store: Store,
+        settings: Settings,
+        client: Client,
         patience: Timeouts,
         prepare: impl FnOnce(&Cluster),
     ) -> Result<Self, StoreError> {
@@ -126,16 +128,11 @@ impl Consensus {
         };
         let log =
             LogStore::with_snapshots(file.clone(), published.snapshots.clone(), stored.host.get());
-        let failed = |error: Fatal<u64>| {
-            // Not openraft's text: openraft wraps the store's error several times.
-            let source = file.fault().map_or_else(|| error.into(), Into::into);
-            StoreError::Failed { path: file.path().to_owned(), source }
-        };
         let raft = Raft::new(stored.host.get(), Arc::new(config()), network, log, machine)
             .await
-            .map_err(failed)?;
+            .map_err(|error| failed(&file, error))?;
         // Returns once openraft runs. Before that its metrics are those of an empty log.
-        raft.with_raft_state(|_| ()).await.map_err(failed)?;
+        raft.with_raft_state(|_| ()).await.map_err(|error| failed(&file, error))?;
         let known = Arc::clone(&published.cluster.borrow());
         prepare(&known);
         let node = Arc::new(Node {
@@ -356,23 +353,32 @@ impl Drop for Consensus {
     }
 }
 
+/// Why openraft did not start.
+fn failed(file: &DatabaseFile, error: Fatal<u64>) -> StoreError {
+    // Not openraft's text: openraft wraps the store's error several times.
+    let source = file.fault().map_or_else(|| error.into(), Into::into);
+    StoreError::Failed { path: file.path().to_owned(), source }
+}
+
+/// The problem if there has been no leader for longer than an election takes.
+fn without_leader(node: &Node) -> Option<String> {
+    let silence = node.leader_heard().unwrap_or_else(|| node.started.elapsed());
+    let is_member =
+        node.identity.cluster().is_some() && node.cluster().hosts.contains_key(&node.me());
+    if !is_member || node.fault().is_some() || silence < ELECTION_TIME_MAX {
+        return None;
+    }
+    let reason = obstacle::why_not(node, None, silence);
+    Some(format!(
+        "no change can be committed: {reason}; if hosts have new addresses, start one with \
+         --peer-addresses of the others"
+    ))
+}
+
 /// Problems other than a fault, one line each.
 fn troubles(node: &Node) -> Vec<String> {
-    let leaderless = || {
-        let silence = node.leader_heard().unwrap_or_else(|| node.started.elapsed());
-        let is_member =
-            node.identity.cluster().is_some() && node.cluster().hosts.contains_key(&node.me());
-        let waits = is_member && node.fault().is_none() && silence >= ELECTION_TIME_MAX;
-        waits.then(|| {
-            let reason = obstacle::why_not(node, None, silence);
-            format!(
-                "no change can be committed: {reason}; if hosts have new addresses, start one \
-                 with --peer-addresses of the others"
-            )
-        })
-    };
     let own = [
-        leaderless(),
+        without_leader(node),
         rollback_check::rollback_problem(node),
         duplicate_identity::copy_problem(node),
     ]

@@ -64,9 +64,8 @@ mod tests {
         LogId::new(CommittedLeaderId::new(term, 1), index)
     }
 
-    #[test]
-    fn the_newest_entry_that_both_logs_must_have_is_compared() {
-        let rpc = |before: Option<LogId>, entries: &[LogId]| AppendEntriesRequest::<Types> {
+    fn rpc(before: Option<LogId>, entries: &[LogId]) -> AppendEntriesRequest<Types> {
+        AppendEntriesRequest {
             vote: Vote::new_committed(9, 1),
             prev_log_id: before,
             entries: entries
@@ -74,7 +73,11 @@ mod tests {
                 .map(|id| Entry { log_id: *id, payload: EntryPayload::Blank })
                 .collect(),
             leader_commit: None,
-        };
+        }
+    }
+
+    #[test]
+    fn the_newest_entry_that_both_logs_must_have_is_compared() {
         let applied = id(4, 10);
         assert_eq!(newest_below(&rpc(None, &[]), applied), None);
         assert_eq!(newest_below(&rpc(Some(id(5, 11)), &[id(5, 12)]), applied), None);

@@ -50,8 +50,11 @@ fn fuzz_message() {
 fn fuzz_command() {
     fuzz("command", env!("CARGO_MANIFEST_DIR"), |lines| {
         let mut cluster = Cluster::default();
-        let carry_out = |line: &[u8]| read::<Command>(line).map(|command| cluster.apply(&command));
-        lines.split(|octet| *octet == b'\n').take(32).map(carry_out).collect::<Vec<_>>()
+        let applied = lines
+            .split(|octet| *octet == b'\n')
+            .take(32)
+            .map(|line| read::<Command>(line).map(|command| cluster.apply(&command)));
+        applied.collect::<Vec<_>>()
     });
 }
 

@@ -64,15 +64,14 @@ pub fn enclose<T: Serialize>(content: T) -> impl Serialize {
 /// # Errors
 /// The content as it is, if this build does not understand it.
 pub fn disclose<T: DeserializeOwned>(raw: Value) -> Result<T, Unknown> {
-    let unknown = |version, why: String, raw| Unknown { version, why, raw };
-    let envelope = match Envelope::<Value>::deserialize(&raw) {
+    let Envelope::<Value> { v: version, content } = match Envelope::deserialize(&raw) {
         Ok(envelope) => envelope,
-        Err(error) => return Err(unknown(0, error.to_string(), raw)),
+        Err(error) => return Err(Unknown { version: 0, why: error.to_string(), raw }),
     };
-    if envelope.v > STATE_VERSION {
-        return Err(unknown(envelope.v, "it is newer".to_owned(), raw));
+    if version > STATE_VERSION {
+        return Err(Unknown { version, why: "it is newer".to_owned(), raw });
     }
-    T::deserialize(envelope.content).map_err(|error| unknown(envelope.v, error.to_string(), raw))
+    T::deserialize(content).map_err(|error| Unknown { version, why: error.to_string(), raw })
 }
 
 impl From<Command> for Logged {

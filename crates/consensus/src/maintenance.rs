@@ -107,10 +107,10 @@ impl Watch {
                 *last = now;
             }
         }
-        let is_removed = |id: &HostId| !agreed.hosts.contains_key(id);
-        self.removed.retain(|id, _| is_removed(id) && members.addresses.contains_key(id));
-        for member in members.addresses.keys().copied().filter(is_removed) {
-            self.removed.entry(member).or_insert(now);
+        self.removed
+            .retain(|id, _| !agreed.hosts.contains_key(id) && members.addresses.contains_key(id));
+        for member in members.addresses.keys().filter(|id| !agreed.hosts.contains_key(*id)) {
+            self.removed.entry(*member).or_insert(now);
         }
         let away = self.ready.iter().filter(|(_, last)| last.elapsed() >= node.patience.voter_away);
         let dismissed = self.removed.iter().filter(|(_, since)| since.elapsed() >= DISMISSAL);
@@ -141,10 +141,12 @@ fn votes(metrics: &Metrics, host: HostId) -> bool {
     metrics.membership_config.membership().voter_ids().any(|voter| voter == host.get())
 }
 
+/// The hosts with their addresses, as openraft's nodes.
+fn nodes(hosts: &BTreeMap<HostId, String>) -> BTreeMap<u64, BasicNode> {
+    hosts.iter().map(|(host, address)| (host.get(), BasicNode::new(address))).collect()
+}
+
 async fn apply(node: &Node, change: &Change) -> Result<(), String> {
-    let nodes = |hosts: &BTreeMap<HostId, String>| -> BTreeMap<u64, BasicNode> {
-        hosts.iter().map(|(host, address)| (host.get(), BasicNode::new(address))).collect()
-    };
     // A former voter stays as a learner, so that it learns why it lost its vote. But a leader that
     // stayed as a learner would continue to lead.
     let retain = !matches!(change, Change::Voters(voters) if !voters.contains(&node.me()));

@@ -64,16 +64,18 @@ pub(crate) fn next_change(
         // The cluster is being founded: its first host votes already, and is not admitted yet.
         return None;
     }
-    let addresses = || hosts.iter().map(|(id, host)| (*id, host.address.to_string()));
-    let missing: BTreeMap<_, _> =
-        addresses().filter(|(id, _)| !members.addresses.contains_key(id)).collect();
+    let (mut missing, mut moved) = (BTreeMap::new(), BTreeMap::new());
+    for (id, host) in hosts {
+        let address = host.address.to_string();
+        match members.addresses.get(id) {
+            None => _ = missing.insert(*id, address),
+            Some(noted) if *noted != address => _ = moved.insert(*id, address),
+            Some(_) => {}
+        }
+    }
     if !missing.is_empty() {
         return Some(Change::Add(missing));
     }
-    let moved = |(id, address): &(HostId, String)| {
-        members.addresses.get(id).is_some_and(|noted| noted != address)
-    };
-    let moved: BTreeMap<_, _> = addresses().filter(moved).collect();
     if !moved.is_empty() {
         return Some(Change::Move(moved));
     }
@@ -83,9 +85,10 @@ pub(crate) fn next_change(
     if wanted != *voters {
         return Some(Change::Voters(wanted));
     }
-    let stays =
-        |id: &HostId| hosts.contains_key(id) || voters.contains(id) || !view.dismissed.contains(id);
-    let dropped: BTreeSet<_> = members.addresses.keys().copied().filter(|id| !stays(id)).collect();
+    let mut dropped: BTreeSet<HostId> = members.addresses.keys().copied().collect();
+    dropped.retain(|id| {
+        !hosts.contains_key(id) && !voters.contains(id) && view.dismissed.contains(id)
+    });
     (!dropped.is_empty()).then_some(Change::Drop(dropped))
 }
 
@@ -143,8 +146,11 @@ pub(crate) fn choose_voters(
     }
     while wanted.len() > count {
         // Voters that are not ready first, the leader never.
-        let least = |id: &&HostId| (Some(**id) != view.leader, !view.ready.contains(*id), **id);
-        let Some(spare) = wanted.iter().max_by_key(least).copied() else { break };
+        let spare = wanted
+            .iter()
+            .copied()
+            .max_by_key(|id| (Some(*id) != view.leader, !view.ready.contains(id), *id));
+        let Some(spare) = spare else { break };
         wanted.remove(&spare);
     }
     let ready = wanted.intersection(&view.ready).count();

@@ -15,8 +15,9 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::calls::Calls;
+use crate::clock::millis;
 use crate::participation::Participation;
-use crate::peer_health::{PeerHealth, millis};
+use crate::peer_health::PeerHealth;
 use crate::raft::{Metrics, Raft, host};
 use crate::record::Record;
 use crate::removal_notice::RemovalNotice;

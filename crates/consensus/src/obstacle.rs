@@ -6,8 +6,8 @@ use shoutd_core::HostId;
 use shoutd_peer::CallError;
 
 use crate::ProposeError;
+use crate::clock::millis;
 use crate::node::Node;
-use crate::peer_health::millis;
 
 /// Why an errand has not reached the leader, or why the leader could not do it.
 pub(crate) enum Obstacle {

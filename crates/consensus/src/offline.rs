@@ -91,10 +91,9 @@ pub fn recover(
     confirmation: ClusterId,
     now: Duration,
 ) -> Result<Recovered, RecoverError> {
-    let no_cluster = || RecoverError::NoCluster { directory: directory.to_owned() };
-    let file = Store::open_existing(directory)?.ok_or_else(no_cluster)?;
+    let file = Store::open_existing(directory)?.ok_or_else(|| no_cluster(directory))?;
     let contents = file.run(store::contents)?;
-    let has = contents.identity.cluster.ok_or_else(no_cluster)?;
+    let has = contents.identity.cluster.ok_or_else(|| no_cluster(directory))?;
     if has != confirmation {
         return Err(RecoverError::NotConfirmed { has, given: confirmation });
     }
@@ -122,6 +121,10 @@ pub fn recover(
     file.run(|database| store::stand_alone(database, identity, &cluster, (last, term)))?;
     file.close();
     Ok(Recovered { host, lost, networks })
+}
+
+fn no_cluster(directory: &Path) -> RecoverError {
+    RecoverError::NoCluster { directory: directory.to_owned() }
 }
 
 /// Higher than the epoch before, and, if the clocks are right, than that of any earlier recovery of

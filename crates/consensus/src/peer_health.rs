@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::calls::Calls;
+use crate::clock::millis;
 use crate::notice::NoticeKind;
 use crate::participation::Participation;
 use crate::removal_notice::RemovalNotice;
@@ -234,8 +235,6 @@ impl PeerHealth {
         address: SocketAddr,
         answer: Result<Answer<A>, CallError>,
     ) -> Result<A, CallError> {
-        let host = self.calls.identity().host();
-        let removed = || CallError::Refused { address, rejection: Rejection::Removed { host } };
         let answer = answer.inspect_err(|error| {
             if let CallError::Refused { rejection: Rejection::Removed { .. }, .. } = error {
                 self.participation.leave(RemovalNotice::Removed { at: None });
@@ -243,7 +242,8 @@ impl PeerHealth {
         });
         answer?.map_err(|removal_notice| {
             self.participation.leave(removal_notice);
-            removed()
+            let host = self.calls.identity().host();
+            CallError::Refused { address, rejection: Rejection::Removed { host } }
         })
     }
 
@@ -313,27 +313,26 @@ impl PeerHealth {
     /// The hosts that cannot be called because one side does not trust the other's certificate, one
     /// line each.
     pub fn distrusted(&self) -> Vec<String> {
-        let lately = |seen: &Seen| seen.distrust && seen.last.elapsed() < MEMORY;
-        let seen: Vec<_> = self
+        let failures: Vec<(HostId, String)> = self
             .seen()
             .iter()
-            .filter(|(_, seen)| lately(seen))
-            .map(|(id, s)| (*id, s.clone()))
+            .filter(|(_, seen)| seen.distrust && seen.last.elapsed() < MEMORY)
+            .filter_map(|(host, seen)| Some((*host, seen.failure.clone()?)))
             .collect();
-        let line =
-            |(host, seen): (HostId, Seen)| Some(distrust_text(&self.name(host), &seen.failure?));
-        seen.into_iter().filter_map(line).collect()
+        failures.iter().map(|(host, failure)| distrust_text(&self.name(*host), failure)).collect()
     }
 
     pub fn status(&self) -> Vec<PeerStatus> {
-        let contact = |(host, seen): (&HostId, &Seen)| PeerStatus {
-            host: *host,
-            reachable: seen.failure.is_none(),
-            error: seen.failure.clone(),
-            millis: millis(seen.last.elapsed()),
-            address: self.moved_to(*host),
-        };
-        self.seen().iter().map(contact).collect()
+        self.seen()
+            .iter()
+            .map(|(host, seen)| PeerStatus {
+                host: *host,
+                reachable: seen.failure.is_none(),
+                error: seen.failure.clone(),
+                millis: millis(seen.last.elapsed()),
+                address: self.moved_to(*host),
+            })
+            .collect()
     }
 
     fn seen(&self) -> MutexGuard<'_, BTreeMap<HostId, Seen>> {
@@ -352,9 +351,4 @@ fn distrust_text(name: &str, failure: &str) -> String {
 /// Whether this can be a host's address.
 fn can_be_called(address: &SocketAddr) -> bool {
     address.port() != 0 && !address.ip().is_unspecified() && !address.ip().is_multicast()
-}
-
-/// Whole milliseconds.
-pub(crate) fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

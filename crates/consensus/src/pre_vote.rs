@@ -20,8 +20,9 @@ use shoutd_peer::{CallError, Rejection};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::clock::millis;
 use crate::node::Node;
-use crate::peer_health::{PeerHealth, millis};
+use crate::peer_health::PeerHealth;
 use crate::raft::{ELECTION_MAX, LogId, Vote};
 use crate::status::{ConsensusStatus, Role};
 use crate::wire::{self, Located, StatusAnswer};

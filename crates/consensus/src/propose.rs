@@ -10,10 +10,10 @@ use shoutd_peer::CallError;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::clock::millis;
 use crate::logged::Logged;
 use crate::node::Node;
 use crate::obstacle::Obstacle;
-use crate::peer_health::millis;
 use crate::status::{ConsensusStatus, Role};
 use crate::wire::{self, Errand, Located, Propose, Proposed};
 use crate::{ProposeError, commit, obstacle, removal};

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use shoutd_core::HostId;
 use shoutd_core::cluster::{Outcome, Refusal};
 
+use crate::clock::millis;
 use crate::logged::Logged;
 
 /// The clock, timers and tasks of consensus.
@@ -89,7 +90,6 @@ const ENTRIES_PER_MESSAGE: u64 = 128;
 
 /// openraft's configuration.
 pub fn config() -> Config {
-    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     Config {
         cluster_name: "shoutd".to_owned(),
         heartbeat_interval: millis(HEARTBEAT),

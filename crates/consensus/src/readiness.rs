@@ -14,9 +14,12 @@ const LAG_MAX: u64 = 200;
 /// The current Raft membership.
 pub(crate) fn members(metrics: &Metrics) -> Members {
     let membership = metrics.membership_config.membership();
-    let hosts = |ids: &BTreeSet<u64>| ids.iter().copied().filter_map(host).collect();
     Members {
-        voters: membership.get_joint_config().iter().map(hosts).collect(),
+        voters: membership
+            .get_joint_config()
+            .iter()
+            .map(|ids| ids.iter().copied().filter_map(host).collect())
+            .collect(),
         addresses: membership
             .nodes()
             .filter_map(|(id, node)| Some((host(*id)?, node.addr.clone())))
@@ -30,6 +33,9 @@ pub(crate) fn ready(node: &Node, metrics: &Metrics) -> BTreeSet<HostId> {
     let replication = metrics.replication.iter().flatten();
     let caught_up =
         replication.filter(|(_, matched)| matched.is_some_and(|matched| matched.index >= least));
-    let answers = |id: &HostId| *id == node.me() || node.peer_health.is_reachable(*id);
-    caught_up.filter_map(|(id, _)| host(*id)).filter(answers).chain([node.me()]).collect()
+    caught_up
+        .filter_map(|(id, _)| host(*id))
+        .filter(|id| *id == node.me() || node.peer_health.is_reachable(*id))
+        .chain([node.me()])
+        .collect()
 }

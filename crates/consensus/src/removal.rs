@@ -65,22 +65,24 @@ async fn await_vote_taken(
 ) -> Result<(), ProposeError> {
     node.members_wanted.notify_one();
     let deadline = until.saturating_duration_since(Instant::now());
-    let has_no_vote = |metrics: &Metrics| {
-        let members = &metrics.membership_config;
-        let agreed = *members.log_id() <= metrics.last_applied;
-        agreed && members.membership().voter_ids().all(|voter| voter != host.get())
-    };
     let me = node.me();
-    let is_over = |metrics: &Metrics| {
+    let over = metrics.wait_for(|metrics| {
         // If another host leads by then, the next proposal fails with `NotLeader`, and the
         // caller asks that host.
-        has_no_vote(metrics) || (host != me && metrics.current_leader != Some(me.get()))
-    };
-    match timeout_at(until, metrics.wait_for(is_over)).await {
+        has_no_vote(host, metrics) || (host != me && metrics.current_leader != Some(me.get()))
+    });
+    match timeout_at(until, over).await {
         Ok(Ok(_)) => Ok(()),
         Ok(Err(_)) => Err(ProposeError::Stopped),
         Err(_) => Err(obstacle::why_not(node, None, deadline)),
     }
+}
+
+/// Whether it is committed that `host` has no vote.
+fn has_no_vote(host: HostId, metrics: &Metrics) -> bool {
+    let members = &metrics.membership_config;
+    let agreed = *members.log_id() <= metrics.last_applied;
+    agreed && members.membership().voter_ids().all(|voter| voter != host.get())
 }
 
 /// Checks that the remaining hosts have a quorum. A new leader waits for their answers first.
@@ -121,19 +123,20 @@ fn check_majority_without(
     if !choose_voters(&voters, &remaining, &view).contains(&host) {
         return Ok(());
     }
-    let names = |hosts: &BTreeSet<HostId>| {
-        let mut names: Vec<_> = hosts.iter().map(|host| cluster.host_name(*host)).collect();
-        names.sort();
-        names
-    };
     let left: BTreeSet<_> =
         voters.into_iter().filter(|voter| remaining.contains_key(voter)).collect();
     let missing: BTreeSet<_> = left.difference(&view.ready).copied().collect();
     Err(ProposeError::NoMajority(no_majority(
         &cluster.host_name(host),
-        &names(&left),
-        &names(&missing),
+        &sorted_names(&cluster, &left),
+        &sorted_names(&cluster, &missing),
     )))
+}
+
+fn sorted_names(cluster: &Cluster, hosts: &BTreeSet<HostId>) -> Vec<String> {
+    let mut names: Vec<_> = hosts.iter().map(|host| cluster.host_name(*host)).collect();
+    names.sort();
+    names
 }
 
 /// Keeps a host without a vote while it is being removed.

@@ -70,18 +70,21 @@ async fn check(
     epoch: u64,
     vote: &Vote,
 ) -> Result<Option<RemovalNotice>, Rejection> {
-    let malformed = |reason: &str| Err(Rejection::Malformed { reason: reason.to_owned() });
     let Some(cluster) = caller.cluster.filter(|_| caller.names_this_host) else {
-        return malformed("a Raft message must name the host and the cluster that it is for");
+        return Err(malformed("a Raft message must name the host and the cluster that it is for"));
     };
     if vote.leader_id().voted_for() != Some(caller.host.get()) {
-        return malformed("a Raft message must come from the host whose term it is");
+        return Err(malformed("a Raft message must come from the host whose term it is"));
     }
     match node.belong_to(cluster, false, epoch).await {
         Ok(has) if has == cluster => removal_notice(node, caller, epoch),
         Ok(has) => Err(Rejection::OtherCluster { has, caller: cluster }),
         Err(error) => Err(Rejection::Failed { reason: error.to_string() }),
     }
+}
+
+fn malformed(reason: &str) -> Rejection {
+    Rejection::Malformed { reason: reason.to_owned() }
 }
 
 /// The notice for a caller that has left the cluster. If the caller has a later epoch, this host is
@@ -246,12 +249,14 @@ async fn status(
     Json(message): Json<Message<()>>,
 ) -> Reply<StatusAnswer> {
     let (epoch, ()) = open(&node, &caller, message).await;
-    let answer = || StatusAnswer {
+    if let Some(removal_notice) = removal_notice(&node, &caller, epoch)? {
+        return Ok(Json(Err(removal_notice)));
+    }
+    Ok(Json(Ok(StatusAnswer {
         status: node.status(),
         your_address: node.cluster().hosts.get(&caller.host).map(|host| host.address),
         your_progress: node.peer_health.progress_of(caller.host),
-    };
-    Ok(Json(removal_notice(&node, &caller, epoch)?.map_or_else(|| Ok(answer()), Err)))
+    })))
 }
 
 #[cfg(test)]
@@ -261,18 +266,23 @@ mod tests {
     use super::*;
     use crate::raft::Entry;
 
+    fn id((term, index): (u64, u64)) -> LogId {
+        LogId::new(CommittedLeaderId::new(term, 1), index)
+    }
+
     /// Log ids as (term, index).
     fn rpc(
         term: u64,
         before: Option<(u64, u64)>,
         entries: &[(u64, u64)],
     ) -> AppendEntriesRequest<Types> {
-        let id = |(term, index): (u64, u64)| LogId::new(CommittedLeaderId::new(term, 1), index);
-        let entry = |&at: &(u64, u64)| Entry { log_id: id(at), payload: EntryPayload::Blank };
         AppendEntriesRequest {
             vote: Vote::new_committed(term, 1),
             prev_log_id: before.map(id),
-            entries: entries.iter().map(entry).collect(),
+            entries: entries
+                .iter()
+                .map(|at| Entry { log_id: id(*at), payload: EntryPayload::Blank })
+                .collect(),
             leader_commit: None,
         }
     }

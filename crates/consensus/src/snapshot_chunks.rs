@@ -41,13 +41,14 @@ impl SnapshotChunks {
         request: &InstallSnapshotRequest<Types>,
     ) -> Result<Chunk, InstallSnapshotError> {
         let (id, offset) = (&request.meta.snapshot_id, request.offset);
-        let is_same = |stream: &&Stream| stream.vote == request.vote && stream.id == *id;
-        let received = self.0.as_ref().filter(is_same).map_or(0, |stream| stream.end);
+        let received = match &self.0 {
+            Some(stream) if stream.vote == request.vote && stream.id == *id => stream.end,
+            _ => 0,
+        };
         if offset > received {
-            let segment = |offset| SnapshotSegmentId { id: id.clone(), offset };
             return Err(InstallSnapshotError::SnapshotMismatch(SnapshotMismatch {
-                expect: segment(0),
-                got: segment(offset),
+                expect: SnapshotSegmentId { id: id.clone(), offset: 0 },
+                got: SnapshotSegmentId { id: id.clone(), offset },
             }));
         }
         let end = offset.saturating_add(request.data.len() as u64);
@@ -93,15 +94,15 @@ mod tests {
     /// Whether each of these chunks passes, one after the other.
     fn passed(requests: &[InstallSnapshotRequest<Types>]) -> Vec<bool> {
         let mut snapshot_chunks = SnapshotChunks::default();
-        let mut pass = |request: &InstallSnapshotRequest<Types>| {
+        let mut passed = Vec::new();
+        for request in requests {
             let chunk = snapshot_chunks.check(request);
-            let passed = chunk.is_ok();
+            passed.push(chunk.is_ok());
             if let Ok(chunk) = chunk {
                 snapshot_chunks.taken(chunk, &InstallSnapshotResponse { vote: request.vote });
             }
-            passed
-        };
-        requests.iter().map(&mut pass).collect()
+        }
+        passed
     }
 
     #[test]

@@ -10,7 +10,7 @@ mod tests {
 
     use futures::future::join_all;
     use shoutd_consensus::{FoundError, JoinError, ProposeError, Role};
-    use shoutd_core::cluster::{Cluster, Command, Refusal};
+    use shoutd_core::cluster::{Command, Refusal};
     use shoutd_core::{ClusterId, HostId};
     use tokio::time::timeout;
 
@@ -254,11 +254,10 @@ mod tests {
             nodes.push(place.start().await);
         }
         for node in &nodes {
-            let are_swapped = |state: &Cluster| {
-                let address = |place: &Place| state.hosts[&place.host].address;
-                places.iter().all(|place| address(place) == place.address)
-            };
-            node.until("the new addresses", are_swapped).await;
+            node.until("the new addresses", |state| {
+                places.iter().all(|place| state.hosts[&place.host].address == place.address)
+            })
+            .await;
         }
         for (node, number) in nodes.iter().zip(1..) {
             node.create(number).await;

@@ -70,16 +70,19 @@ mod tests {
     fn run_and_kill(directory: &Path, made: usize, longer: Duration) -> Vec<(usize, u16)> {
         let mut child = spawn(directory);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let read = |line: String| {
-            let (index, number) = line.strip_prefix("made ")?.split_once(' ')?;
-            Some((index.parse().unwrap(), number.parse().unwrap()))
-        };
-        let mut seen: Vec<_> = lines.by_ref().filter_map(read).take(made).collect();
+        let mut seen: Vec<_> =
+            lines.by_ref().filter_map(|line| made_network(&line)).take(made).collect();
         std::thread::sleep(longer);
         child.kill().unwrap();
         child.wait().unwrap();
-        seen.extend(lines.filter_map(read));
+        seen.extend(lines.filter_map(|line| made_network(&line)));
         seen
+    }
+
+    /// The network that a line of the process tells of, with its host.
+    fn made_network(line: &str) -> Option<(usize, u16)> {
+        let (index, number) = line.strip_prefix("made ")?.split_once(' ')?;
+        Some((index.parse().unwrap(), number.parse().unwrap()))
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -94,10 +97,10 @@ mod tests {
             let (count, longer) =
                 if round < 6 { (0, 10 + 30 * round) } else { (1 + 3 * round, 7 * round) };
             let (path, longer) = (directory.path().to_owned(), Duration::from_millis(longer));
-            let killing = move || run_and_kill(&path, usize::try_from(count).unwrap(), longer);
-            made.extend(
-                timeout(3 * SOON, tokio::task::spawn_blocking(killing)).await.unwrap().unwrap(),
-            );
+            let killing = tokio::task::spawn_blocking(move || {
+                run_and_kill(&path, usize::try_from(count).unwrap(), longer)
+            });
+            made.extend(timeout(3 * SOON, killing).await.unwrap().unwrap());
             let mut nodes = Vec::new();
             for (place_index, place) in places(directory.path()).iter().enumerate() {
                 // One by one, so that none can get it from another.
@@ -114,9 +117,8 @@ mod tests {
                 nodes[usize::try_from(round).unwrap() % HOSTS]
                     .create(60_000 + u16::try_from(round).unwrap())
                     .await;
-                let all = |node: &Node| made.iter().all(|(_, number)| node.has(*number));
                 let everywhere = async {
-                    while !nodes.iter().all(all) {
+                    while !nodes.iter().all(|node| made.iter().all(|(_, made)| node.has(*made))) {
                         sleep(Duration::from_millis(10)).await;
                     }
                 };

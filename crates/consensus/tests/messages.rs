@@ -164,6 +164,10 @@ mod tests {
         stop_all(nodes).await;
     }
 
+    fn log_id(index: u64) -> Value {
+        json!({ "leader_id": 1, "index": index })
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_host_stops_at_a_command_that_it_does_not_know() {
         let directory = tempfile::tempdir().unwrap();
@@ -172,7 +176,6 @@ mod tests {
         let nine = Caller::new();
         let client = nine.client(Some(founded()));
         let leader = json!({ "term": 1, "voted_for": nine.host().get() });
-        let id = |index: u64| json!({ "leader_id": 1, "index": index });
         let members = json!({
             "configs": [[nine.host().get()]],
             "nodes": { nine.host().get().to_string(): { "addr": "127.0.0.9:7789" } },
@@ -180,14 +183,14 @@ mod tests {
         let found = json!({ "Found": { "cluster": founded() } });
         let unknown = json!({ "Paint": { "colour": "red" } });
         let entries = json!([
-            { "log_id": id(0), "payload": { "Membership": members } },
-            { "log_id": id(1), "payload": normal(STATE_VERSION, &found) },
-            { "log_id": id(2), "payload": normal(STATE_VERSION + 1, &unknown) },
-            { "log_id": id(3), "payload": normal(STATE_VERSION, &json!("RevokeTokens")) },
+            { "log_id": log_id(0), "payload": { "Membership": members } },
+            { "log_id": log_id(1), "payload": normal(STATE_VERSION, &found) },
+            { "log_id": log_id(2), "payload": normal(STATE_VERSION + 1, &unknown) },
+            { "log_id": log_id(3), "payload": normal(STATE_VERSION, &json!("RevokeTokens")) },
         ]);
         let append = message(&json!({
             "vote": { "leader_id": leader, "committed": true },
-            "prev_log_id": null, "entries": entries, "leader_commit": id(3),
+            "prev_log_id": null, "entries": entries, "leader_commit": log_id(3),
         }));
         let _ = send(&client, &node, "/v1/raft/append", &append).await;
         let line = timeout(SOON, node.consensus.stopped()).await.unwrap();

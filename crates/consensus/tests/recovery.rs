@@ -8,7 +8,7 @@ mod common;
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::path::{Path, PathBuf};
+    use std::path::PathBuf;
     use std::process::Command;
     use std::time::Duration;
 
@@ -237,20 +237,20 @@ mod tests {
     async fn recovery_is_hard_to_do_by_accident() {
         let directory = tempfile::tempdir().unwrap();
         let (places, nodes) = cluster(directory.path(), 2).await;
-        let of_cluster = |directory: &Path| recover(directory, founded(), NOW);
-        let error = of_cluster(&places[0].directory).unwrap_err();
+        let error = recover(&places[0].directory, founded(), NOW).unwrap_err();
         assert!(matches!(error, RecoverError::Store(StoreError::InUse { .. })), "{error}");
         nodes[0].consensus.remove_host(places[1].host, SOON).await.unwrap();
         timeout(SOON, nodes[1].consensus.stopped()).await.unwrap();
         stop_all(nodes).await;
         let error = recover(&places[0].directory, ClusterId::new(8), NOW).unwrap_err();
         assert!(matches!(error, RecoverError::NotConfirmed { .. }), "{error}");
-        let error = of_cluster(&places[1].directory).unwrap_err();
+        let error = recover(&places[1].directory, founded(), NOW).unwrap_err();
         assert!(matches!(error, RecoverError::Removed), "{error}");
-        let error = of_cluster(&directory.path().join("nothing")).unwrap_err();
+        let nothing = directory.path().join("nothing");
+        let error = recover(&nothing, founded(), NOW).unwrap_err();
         assert!(matches!(error, RecoverError::NoCluster { .. }), "{error}");
-        assert!(!directory.path().join("nothing").exists());
-        assert_eq!(of_cluster(&places[0].directory).unwrap().lost, []);
+        assert!(!nothing.exists());
+        assert_eq!(recover(&places[0].directory, founded(), NOW).unwrap().lost, []);
         let node = places[0].start().await;
         node.create(1).await;
         node.stop().await;
@@ -311,6 +311,14 @@ mod tests {
         node.stop().await;
     }
 
+    /// Why a backup cannot be restored at this place.
+    fn refusal(at: &Place, mut backup: &[u8]) -> BackupError {
+        match restore(&mut backup, &at.directory, at.host, &settings(at), NOW) {
+            Err(RestoreError::Backup(error)) => error,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn a_damaged_backup_is_refused_and_leaves_nothing_behind() {
         let directory = tempfile::tempdir().unwrap();
@@ -321,15 +329,8 @@ mod tests {
         let mut backup = Vec::new();
         nodes[0].consensus.backup(&mut backup, NOW).unwrap();
         let lonely = Place::new(directory.path(), 9);
-        let refusal = |bytes: &[u8]| {
-            let mut bytes = bytes;
-            match restore(&mut bytes, &lonely.directory, lonely.host, &settings(&lonely), NOW) {
-                Err(RestoreError::Backup(error)) => error,
-                other => panic!("{other:?}"),
-            }
-        };
         for part in [0, 1, 40, 400, backup.len() / 2, backup.len() - 1] {
-            let error = refusal(&backup[..part]);
+            let error = refusal(&lonely, &backup[..part]);
             assert!(!error.to_string().contains('\n'), "{error}");
         }
         for position in (0..backup.len()).step_by(37) {
@@ -343,15 +344,16 @@ mod tests {
             let header = backup.iter().position(|byte| *byte == b'\n').unwrap();
             assert!(restored.is_err() || position < header, "damage at {position}");
         }
-        assert!(matches!(refusal(&b"garbage\n".repeat(1000)), BackupError::NoBackup(_)));
-        assert!(matches!(refusal(b"{}\n{}"), BackupError::NoBackup(_)));
+        for no_backup in [b"garbage\n".repeat(1000), b"{}\n{}".to_vec()] {
+            assert!(matches!(refusal(&lonely, &no_backup), BackupError::NoBackup(_)));
+        }
         let newer = String::from_utf8(backup.clone()).unwrap().replacen(
             "\"shoutd_backup\":1",
             "\"shoutd_backup\":2",
             1,
         );
         assert_eq!(
-            refusal(newer.as_bytes()).to_string(),
+            refusal(&lonely, newer.as_bytes()).to_string(),
             "the backup was made by a newer shoutd (format 2, this one knows 1): upgrade shoutd"
         );
         assert!(!lonely.directory.join("agreed.redb").exists());

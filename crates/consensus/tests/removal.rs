@@ -23,6 +23,10 @@ mod tests {
         nodes.remove(nodes.iter().position(|node| !node.leads()).expect("a host follows"))
     }
 
+    fn is_voter(node: &Node) -> bool {
+        node.status().voters.contains(&node.host())
+    }
+
     /// Checks that a host got its removal notice and has stopped.
     async fn is_removed(node: &Node, place: &Place) {
         let line = timeout(SOON, node.consensus.stopped()).await.expect("it stops");
@@ -112,7 +116,6 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let (places, mut nodes) = cluster(directory.path(), 4).await;
         // A voter and a learner.
-        let is_voter = |node: &Node| node.status().voters.contains(&node.host());
         let voter =
             nodes.remove(nodes.iter().position(|node| is_voter(node) && !node.leads()).unwrap());
         let learner = nodes.remove(nodes.iter().position(|node| !is_voter(node)).unwrap());

@@ -25,14 +25,13 @@ mod tests {
         let place = Place::new(directory.path(), 1);
         let node = place.start().await;
         node.consensus.found(founded(), SOON).await.unwrap();
-        let size = || fs::metadata(place.directory.join("agreed.redb")).unwrap().len();
         let mut largest = 0;
         for _ in 0..COMMANDS / 1000 {
             let proposals =
                 stream::iter(0..1000).map(|_| node.consensus.propose(create(node.host(), 1), SOON));
             let done: Vec<_> = proposals.buffer_unordered(16).collect().await;
             assert!(done.iter().all(Result::is_ok), "{:?}", done.iter().find(|done| done.is_err()));
-            largest = largest.max(size());
+            largest = largest.max(file_bytes(&place));
         }
         println!("{COMMANDS} commands: the file had {largest} bytes at most");
         assert!(largest < FILE_BYTES_MAX, "{largest} bytes");
@@ -40,7 +39,11 @@ mod tests {
         node.stop().await;
         let node = place.start().await;
         assert!(node.has(1));
-        println!("{} bytes after a restart", size());
+        println!("{} bytes after a restart", file_bytes(&place));
         node.stop().await;
+    }
+
+    fn file_bytes(place: &Place) -> u64 {
+        fs::metadata(place.directory.join("agreed.redb")).unwrap().len()
     }
 }

@@ -11,12 +11,15 @@ fn set(ids: &[u64]) -> BTreeSet<HostId> {
 }
 
 fn hosts_of(ids: &BTreeSet<HostId>) -> BTreeMap<HostId, Host> {
-    let host = |id: &HostId| Host {
+    ids.iter().map(|id| (*id, host(*id))).collect()
+}
+
+fn host(id: HostId) -> Host {
+    Host {
         name: format!("h{id}"),
         address: format!("10.0.0.{}:7789", id.get()).parse().unwrap(),
         subnets: vec![],
-    };
-    ids.iter().map(|id| (*id, host(id))).collect()
+    }
 }
 
 fn hosts(count: u64) -> BTreeMap<HostId, Host> {
@@ -81,12 +84,16 @@ fn removed_hosts_lose_their_vote_and_are_dropped_once_they_know() {
 /// quorum.
 #[test]
 fn a_host_that_is_being_removed_loses_its_vote_first() {
-    let leaving = |ready: &[u64]| HostView { leaving: set(&[2]), ..view(ready, &[]) };
-    let two = members(&[&[1, 2]], 3);
-    assert_eq!(next_change(&two, &hosts(3), &leaving(&[2])), Some(Change::Voters(set(&[1]))));
-    assert_eq!(next_change(&two, &hosts(3), &leaving(&[2, 3])), Some(Change::Voters(set(&[1, 3]))));
-    // It does not get one back during its removal.
-    assert_eq!(next_change(&members(&[&[1]], 2), &hosts(2), &leaving(&[2])), None);
+    for (voters, count, ready, expected) in [
+        (&[1, 2][..], 3, &[2][..], Some(Change::Voters(set(&[1])))),
+        (&[1, 2][..], 3, &[2, 3][..], Some(Change::Voters(set(&[1, 3])))),
+        // It does not get one back during its removal.
+        (&[1][..], 2, &[2][..], None),
+    ] {
+        let view = HostView { leaving: set(&[2]), ..view(ready, &[]) };
+        let change = next_change(&members(&[voters], count), &hosts(count), &view);
+        assert_eq!(change, expected, "voters {voters:?}, ready {ready:?}");
+    }
 }
 
 #[test]

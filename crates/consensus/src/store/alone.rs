@@ -11,7 +11,7 @@ use shoutd_core::cluster::Cluster;
 use super::file::{self, VALUES, read, write};
 use super::log::{COMMITTED, LOG, PURGED, VOTE, parse_entry};
 use super::machine::{SNAPSHOT, SNAPSHOT_META, load, parse, to_data};
-use super::{IDENTITY, MISSING, REMOVAL_NOTICE, StoredIdentity};
+use super::{IDENTITY, REMOVAL_NOTICE, StoredIdentity, missing};
 use crate::logged::{Logged, Unknown};
 use crate::raft::{LogId, SnapshotMeta, StoredMembership, Vote};
 use crate::removal_notice::RemovalNotice;
@@ -35,8 +35,7 @@ pub(crate) fn contents(database: &Database) -> file::Result<Contents> {
     let snapshot = load(database)?;
     let transaction = database.begin_read()?;
     let values = transaction.open_table(VALUES)?;
-    let identity =
-        read(&values, IDENTITY)?.ok_or_else(|| redb::Error::Corrupted(MISSING.to_owned()))?;
+    let identity = read(&values, IDENTITY)?.ok_or_else(missing)?;
     let vote: Option<Vote> = read(&values, VOTE)?;
     let (meta, mut cluster) = match snapshot {
         Some((meta, data)) => (meta, parse(&data)?),

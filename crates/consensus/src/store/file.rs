@@ -73,21 +73,9 @@ impl std::fmt::Debug for DatabaseFile {
 impl DatabaseFile {
     /// Opens the file of this name; makes it if it does not exist. Blocks.
     pub fn open(directory: &Path, name: &str) -> std::result::Result<Self, StoreError> {
-        let unusable = |source| StoreError::Directory { path: directory.to_owned(), source };
-        // Only root may read agreed state, or impersonate this host.
-        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(unusable)?;
         let path = directory.join(name);
-        let mut options = OpenOptions::new();
-        options.read(true).write(true);
-        let file = if fs::exists(&path).map_err(unusable)? {
-            options.open(&path).map_err(unusable)?
-        } else {
-            let file = options.create_new(true).mode(0o600).open(&path).map_err(unusable)?;
-            // Without this a power failure could lose the file's name, although its contents were
-            // written.
-            File::open(directory).and_then(|directory| directory.sync_all()).map_err(unusable)?;
-            file
-        };
+        let file = open_or_create(directory, &path)
+            .map_err(|source| StoreError::Directory { path: directory.to_owned(), source })?;
         let mut database = open_database(&path, &file)?;
         compact(&path, &file, &mut database);
         let state = RwLock::new(State { file: Some(file), database: Some(database) });
@@ -174,11 +162,11 @@ impl DatabaseFile {
         operation: impl FnOnce(&Database) -> Result<T> + Send + 'static,
     ) -> std::result::Result<T, StoreError> {
         let file = self.clone();
-        let failed = |error: tokio::task::JoinError| StoreError::Failed {
+        let ended = tokio::task::spawn_blocking(move || file.run(operation)).await;
+        ended.map_err(|error| StoreError::Failed {
             path: self.node.path.clone(),
             source: error.into(),
-        };
-        tokio::task::spawn_blocking(move || file.run(operation)).await.map_err(failed)?
+        })?
     }
 
     /// As [`Self::spawn`], but retries while the disk is full or read-only, until the file is
@@ -242,18 +230,33 @@ impl DatabaseFile {
     }
 }
 
+/// Opens the file; makes it and its directory if they do not exist.
+fn open_or_create(directory: &Path, path: &Path) -> io::Result<File> {
+    // Only root may read agreed state, or impersonate this host.
+    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true);
+    if fs::exists(path)? {
+        return options.open(path);
+    }
+    let file = options.create_new(true).mode(0o600).open(path)?;
+    // Without this a power failure could lose the file's name, although its contents were written.
+    File::open(directory)?.sync_all()?;
+    Ok(file)
+}
+
 fn open_database(path: &Path, file: &File) -> std::result::Result<Database, StoreError> {
     let mut builder = Database::builder();
     // Verify every page, so that a damaged file is refused as a whole.
     builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
-    let failed = |error: DatabaseError| StoreError::from_open(path, error);
     let backend = file
         .try_clone()
-        .map_err(|error| failed(error.into()))
-        .and_then(|file| FileBackend::new(file).map_err(failed))?;
+        .map_err(DatabaseError::from)
+        .and_then(FileBackend::new)
+        .map_err(|error| StoreError::from_open(path, error))?;
     // redb may still panic on a file that was crafted to pass its checks.
     match catch_unwind(AssertUnwindSafe(|| builder.create_with_backend(backend))) {
-        Ok(opened) => opened.map_err(failed),
+        Ok(opened) => opened.map_err(|error| StoreError::from_open(path, error)),
         Err(_) => Err(StoreError::Damaged {
             path: path.to_owned(),
             reason: "it is not a sound database".to_owned(),

@@ -32,7 +32,6 @@ const FILE: &str = "agreed.redb";
 pub const FILES: [&str; 2] = [FILE, local::FILE];
 const IDENTITY: &str = "identity";
 const REMOVAL_NOTICE: &str = "farewell";
-const MISSING: &str = "this host's id is missing";
 
 /// This host's identity, as recorded on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,7 +115,7 @@ pub(crate) async fn record_cluster(
         let recorded = {
             let mut table = transaction.open_table(file::VALUES)?;
             let found: Option<StoredIdentity> = file::read(&table, IDENTITY)?;
-            let mut identity = found.ok_or_else(|| redb::Error::Corrupted(MISSING.to_owned()))?;
+            let mut identity = found.ok_or_else(missing)?;
             if identity.cluster.is_none() {
                 identity.cluster = Some(cluster);
                 identity.founder = founder;
@@ -133,8 +132,11 @@ pub(crate) async fn record_cluster(
 
 /// This host's recorded identity.
 pub(crate) async fn read_identity(file: &DatabaseFile) -> Result<StoredIdentity, StoreError> {
-    let missing = || redb::Error::Corrupted(MISSING.to_owned());
     file.spawn(move |database| file::read_one(database, IDENTITY)?.ok_or_else(missing)).await
+}
+
+fn missing() -> redb::Error {
+    redb::Error::Corrupted("this host's id is missing".to_owned())
 }
 
 /// Records that this host has left its cluster.

@@ -38,52 +38,58 @@ fn log_id(index: u64) -> LogId {
 }
 
 fn entries(indices: std::ops::Range<u64>) -> Vec<Entry> {
-    let command = |index: u64| Command::Found { cluster: ClusterId::new(u128::from(index)) };
     indices
-        .map(|index| Entry {
-            log_id: log_id(index),
-            payload: EntryPayload::Normal(command(index).into()),
+        .map(|index| {
+            let command = Command::Found { cluster: ClusterId::new(u128::from(index)) };
+            Entry { log_id: log_id(index), payload: EntryPayload::Normal(command.into()) }
         })
         .collect()
 }
 
-async fn log_of(store: Store) -> (Vec<Entry>, Option<Vote>, Option<LogId>, Option<LogId>) {
+/// What a store has of a log.
+#[derive(Debug, Default, PartialEq)]
+struct LogContents {
+    entries: Vec<Entry>,
+    vote: Option<Vote>,
+    committed: Option<LogId>,
+    purged: Option<LogId>,
+}
+
+async fn log_of(store: Store) -> LogContents {
     let mut log = LogStore::new(store.into_file());
-    let purged = log.get_log_state().await.unwrap().last_purged_log_id;
-    (
-        log.try_get_log_entries(..).await.unwrap(),
-        log.read_vote().await.unwrap(),
-        log.read_committed().await.unwrap(),
-        purged,
-    )
+    LogContents {
+        purged: log.get_log_state().await.unwrap().last_purged_log_id,
+        entries: log.try_get_log_entries(..).await.unwrap(),
+        vote: log.read_vote().await.unwrap(),
+        committed: log.read_committed().await.unwrap(),
+    }
+}
+
+/// The log after a crash: a copy of the open file is in the state that a crash leaves.
+async fn log_after_crash(directory: &Path) -> LogContents {
+    let copy = tempfile::tempdir().unwrap();
+    fs::copy(directory.join(FILE), copy.path().join(FILE)).unwrap();
+    log_of(open(copy.path()).unwrap()).await
 }
 
 #[tokio::test]
 async fn acknowledged_writes_are_on_disk() {
-    let (directory, copies) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let mut log = LogStore::new(open(directory.path()).unwrap().into_file());
-    // A copy of the open file is in the state that a crash leaves.
-    let crash = |name: &str| {
-        let copy = copies.path().join(name);
-        fs::create_dir(&copy).unwrap();
-        fs::copy(directory.path().join(FILE), copy.join(FILE)).unwrap();
-        log_of(open(&copy).unwrap())
-    };
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let mut log = LogStore::new(open(directory).unwrap().into_file());
+    let mut expected = LogContents { entries: entries(0..10), ..LogContents::default() };
     log.blocking_append(entries(0..10)).await.unwrap();
-    assert_eq!(crash("append").await, (entries(0..10), None, None, None));
+    assert_eq!(log_after_crash(directory).await, expected);
     log.save_vote(&Vote::new(3, 1)).await.unwrap();
-    assert_eq!(crash("vote").await, (entries(0..10), Some(Vote::new(3, 1)), None, None));
+    expected.vote = Some(Vote::new(3, 1));
+    assert_eq!(log_after_crash(directory).await, expected);
     log.save_committed(Some(log_id(7))).await.unwrap();
-    assert_eq!(
-        crash("committed").await,
-        (entries(0..10), Some(Vote::new(3, 1)), Some(log_id(7)), None)
-    );
+    expected.committed = Some(log_id(7));
+    assert_eq!(log_after_crash(directory).await, expected);
     log.truncate(log_id(8)).await.unwrap();
     log.purge(log_id(2)).await.unwrap();
-    assert_eq!(
-        crash("cut").await,
-        (entries(3..8), Some(Vote::new(3, 1)), Some(log_id(7)), Some(log_id(2)))
-    );
+    (expected.entries, expected.purged) = (entries(3..8), Some(log_id(2)));
+    assert_eq!(log_after_crash(directory).await, expected);
 }
 
 #[tokio::test]
@@ -91,15 +97,15 @@ async fn one_message_has_at_least_one_entry_and_a_bounded_size() {
     let directory = tempfile::tempdir().unwrap();
     let mut log = LogStore::new(open(directory.path()).unwrap().into_file());
     let name = "x".repeat(400_000);
-    let large = |index| {
+    let large = (0..10).map(|index| {
         let command = Command::AdmitHost {
             host: host(1),
             name: name.clone(),
             address: "10.0.0.1:7789".parse().unwrap(),
         };
         Entry { log_id: log_id(index), payload: EntryPayload::Normal(command.into()) }
-    };
-    log.blocking_append((0..10).map(large)).await.unwrap();
+    });
+    log.blocking_append(large).await.unwrap();
     assert_eq!(log.limited_get_log_entries(0, 10).await.unwrap().len(), 2);
     assert_eq!(log.limited_get_log_entries(9, 10).await.unwrap().len(), 1);
     assert_eq!(log.try_get_log_entries(0..10).await.unwrap().len(), 10);
@@ -167,8 +173,10 @@ fn only_root_can_read_the_files() {
     let parent = tempfile::tempdir().unwrap();
     let directory = parent.path().join("shoutd");
     let _store = open(&directory).unwrap();
-    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode(&directory), mode(&directory.join(FILE))), (0o700, 0o600));
+    for (path, expected) in [(directory.clone(), 0o700), (directory.join(FILE), 0o600)] {
+        let mode = fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, expected, "{}", path.display());
+    }
 }
 
 #[test]
@@ -187,24 +195,25 @@ fn a_second_shoutd_with_the_same_directory_is_refused() {
     open(directory.path()).unwrap();
 }
 
+/// Why a new file is refused when it has this format.
+fn refusal_of(directory: &Path, format: u32) -> String {
+    let file = open(directory).unwrap().into_file();
+    file.run(move |database| file::write_one(database, "format", &format)).unwrap();
+    file.close();
+    open(directory).unwrap_err().to_string()
+}
+
 #[test]
 fn a_file_of_another_format_is_refused() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join(FILE);
-    let refusal_of = |format: u32| {
-        fs::remove_file(&path).ok();
-        let file = open(directory.path()).unwrap().into_file();
-        file.run(move |database| file::write_one(database, "format", &format)).unwrap();
-        file.close();
-        open(directory.path()).unwrap_err().to_string()
-    };
-    let newer = refusal_of(3);
+    let newer = refusal_of(directory.path(), 3);
     let text = format!(
         "{} was written by a newer shoutd (format 3, this one knows 2): upgrade shoutd",
-        path.display()
+        directory.path().join(FILE).display()
     );
     assert_eq!(newer, text);
-    let older = refusal_of(1);
+    let directory = tempfile::tempdir().unwrap();
+    let older = refusal_of(directory.path(), 1);
     let text = "was written by a shoutd from before the first release (format 1, this one knows \
                 2): restore a copy of";
     assert!(older.contains(text) && !older.contains('\n'), "{older}");
@@ -261,8 +270,8 @@ async fn damage_is_detected_or_harmless() {
         // It hit an unused page: no entry is lost.
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join(FILE), damaged).unwrap();
-        let (log, ..) = log_of(open(directory.path()).unwrap()).await;
-        assert_eq!(log, entries(0..200), "damage at {position}");
+        let log = log_of(open(directory.path()).unwrap()).await;
+        assert_eq!(log.entries, entries(0..200), "damage at {position}");
     }
     assert!(found > 0);
 }

@@ -113,12 +113,11 @@ impl Node {
 
     /// The tasks that a running node has. They run until they are dropped.
     pub fn duties(&self) -> [BoxFuture<'static, ()>; 4] {
-        let node = || Arc::clone(&self.0);
         [
-            Box::pin(pre_vote(node())),
-            Box::pin(maintenance::depart(node())),
-            Box::pin(maintenance::lead(node())),
-            Box::pin(maintenance::represent(node())),
+            Box::pin(pre_vote(Arc::clone(&self.0))),
+            Box::pin(maintenance::depart(Arc::clone(&self.0))),
+            Box::pin(maintenance::lead(Arc::clone(&self.0))),
+            Box::pin(maintenance::represent(Arc::clone(&self.0))),
         ]
     }
 

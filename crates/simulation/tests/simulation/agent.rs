@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 use shoutd_consensus::ProposeError;
 use shoutd_consensus::testing::Node;
-use shoutd_core::cluster::{Cluster, Command, Network, Outcome, WantedAddress};
+use shoutd_core::cluster::{Cluster, Command, Outcome, WantedAddress};
 use shoutd_core::local::{Endpoint, Local, Reservation};
 use shoutd_core::stock::plan_leases;
 use shoutd_core::{EndpointId, HostId, MacAddress, NetworkId};
@@ -376,6 +376,6 @@ async fn yield_address(
 }
 
 fn subnet_of(cluster: &Cluster, network: &NetworkId) -> Option<IpNet> {
-    let usable = |network: &&Arc<Network>| !network.removing;
-    Some(cluster.networks.get(network).filter(usable)?.settings.pools.first()?.subnet)
+    let network = cluster.networks.get(network).filter(|network| !network.removing)?;
+    Some(network.settings.pools.first()?.subnet)
 }

@@ -207,10 +207,10 @@ impl Checks {
         let mut state = self.state();
         state.locals.insert(host, Arc::clone(local));
         let Some(latest) = state.latest() else { return };
-        let removed = |host: &HostId| latest.admissions.removed.contains_key(host);
+        let removed = &latest.admissions.removed;
         let mut twice = None;
         for (other, theirs) in state.locals.iter().filter(|(other, _)| **other != host) {
-            if [&host, other].into_iter().any(removed) {
+            if removed.contains_key(&host) || removed.contains_key(other) {
                 continue;
             }
             twice = twice.or_else(|| {

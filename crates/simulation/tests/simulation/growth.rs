@@ -114,10 +114,11 @@ impl Growth {
         let (accidents, _) = unbounded_channel();
         let (busy, config) = (Arc::new(Mutex::new(false)), Arc::new(config()));
         let world = World { seed, bug: None, net, checks, accidents, busy, config };
-        let entry =
-            |number| if number == 1 { Entry::Founds } else { Entry::Joins(vec![address_of(1)]) };
-        let hosts = (1..=count).map(|number| Host::new(number, entry(number), &world)).collect();
-        Self { world, hosts }
+        let hosts = (1..=count).map(|number| {
+            let entry = if number == 1 { Entry::Founds } else { Entry::Joins(vec![address_of(1)]) };
+            Host::new(number, entry, &world)
+        });
+        Self { hosts: hosts.collect(), world }
     }
 
     /// Waits until a condition holds for all hosts; returns how long that took.
@@ -137,19 +138,23 @@ impl Growth {
     async fn form(&mut self) -> Duration {
         self.hosts.iter_mut().for_each(Host::start);
         let all = self.hosts.len();
-        let knows_all =
-            |host: &Host| host.agent().is_some_and(|agent| agent.node.cluster().hosts.len() == all);
-        self.until_all(FORMATION, knows_all).await
+        self.until_all(FORMATION, |host| {
+            host.agent().is_some_and(|agent| agent.node.cluster().hosts.len() == all)
+        })
+        .await
     }
 
     fn roles(&self) -> BTreeMap<HostId, &'static str> {
         let status = self.hosts[0].agent().unwrap().node.status();
-        let role = |id: &HostId| match id {
-            id if status.leader == Some(*id) => "leader",
-            id if status.voters.contains(id) => "voter",
-            _ => "learner",
-        };
-        self.hosts.iter().map(|host| (host.id, role(&host.id))).collect()
+        let roles = self.hosts.iter().map(|host| {
+            let role = match host.id {
+                id if status.leader == Some(id) => "leader",
+                id if status.voters.contains(&id) => "voter",
+                _ => "learner",
+            };
+            (host.id, role)
+        });
+        roles.collect()
     }
 
     /// The mean of what the hosts of each role have sent since `before`.
@@ -157,11 +162,10 @@ impl Growth {
         let after = self.world.net.sent();
         let mut rates: BTreeMap<&'static str, Vec<Rate>> = BTreeMap::new();
         for (id, role) in self.roles() {
-            let at = |sent: &BTreeMap<HostId, Sent>| sent.get(&id).copied().unwrap_or_default();
-            rates
-                .entry(role)
-                .or_default()
-                .push(Rate::of(at(&after), by).less(Rate::of(at(before), by)));
+            let [before, after] =
+                [before, &after].map(|sent| sent.get(&id).copied().unwrap_or_default());
+            let rate = Rate::of(after, by).less(Rate::of(before, by));
+            rates.entry(role).or_default().push(rate);
         }
         rates.into_iter().map(|(role, rates)| (role, Rate::mean(&rates))).collect()
     }
@@ -180,10 +184,10 @@ impl Growth {
         let began = Instant::now();
         agent.propose(command, CHANGE, false).await.unwrap();
         let agreed = began.elapsed();
-        let knows = |host: &Host| {
+        self.until_all(CHANGE, |host| {
             host.agent().is_some_and(|agent| agent.node.cluster().networks.contains_key(&id))
-        };
-        self.until_all(CHANGE, knows).await;
+        })
+        .await;
         (agreed, began.elapsed())
     }
 }

@@ -90,10 +90,12 @@ impl Simulation {
         let mut chance = Chance::new(seed, "faults");
         let count = u16::try_from(chance.below(4)).unwrap() + 2;
         let peers: Vec<_> = (1..=count).map(address_of).collect();
-        let entry = |number| if number == 1 { Entry::Founds } else { Entry::Joins(peers.clone()) };
         // One more than are started at the beginning.
-        let hosts =
-            (1..=count + 1).map(|number| Host::new(number, entry(number), &world)).collect();
+        let hosts = (1..=count + 1).map(|number| {
+            let entry = if number == 1 { Entry::Founds } else { Entry::Joins(peers.clone()) };
+            Host::new(number, entry, &world)
+        });
+        let hosts = hosts.collect();
         Self {
             world,
             hosts,
@@ -234,12 +236,9 @@ impl Simulation {
     }
 
     fn change_weather(&mut self) {
-        let mut draw = |bound: usize| u64::try_from(self.chance.below(bound)).unwrap();
-        self.world.net.set_weather(Weather {
-            lost: draw(150),
-            duplicated: draw(200),
-            late: draw(200),
-        });
+        let [lost, duplicated, late] =
+            [150, 200, 200].map(|bound| u64::try_from(self.chance.below(bound)).unwrap());
+        self.world.net.set_weather(Weather { lost, duplicated, late });
     }
 
     /// A user removes a host for good, dead or alive.
@@ -323,13 +322,16 @@ impl Simulation {
     }
 }
 
+fn numbers(hosts: &[HostId]) -> Vec<u64> {
+    hosts.iter().map(|host| host.get()).collect()
+}
+
 /// The state of a host in one line.
 fn summary(host: &Host) -> String {
     let Some(agent) = host.agent() else {
         return format!("{} is {}", host.id, if host.is_up() { "starting" } else { "down" });
     };
     let status = agent.node.status();
-    let numbers = |hosts: &[HostId]| hosts.iter().map(|host| host.get()).collect::<Vec<_>>();
     format!(
         "{} is {:?} of term {} at {:?}, follows {:?}, voters {:?}, learners {:?}, is member: {}, \
          plans {:?}",

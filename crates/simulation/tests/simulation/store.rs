@@ -22,7 +22,7 @@ use tokio::sync::watch;
 
 use super::Bug;
 use super::checks::Checks;
-use super::disk::{Change, Contents, Disk, DiskFailed};
+use super::disk::{Change, Disk, DiskFailed};
 
 fn failed(error: DiskFailed) -> StorageError {
     StorageIOError::write_logs(AnyError::new(&error)).into()
@@ -62,8 +62,10 @@ impl RaftLogStorage<Types> for Log {
     }
 
     async fn read_vote(&mut self) -> Result<Option<Vote>, StorageError> {
-        let me = |contents: &Contents| contents.identity.host.get();
-        Ok(self.0.read(|contents| contents.vote.map(|vote| vote_at_start(vote, me(contents)))))
+        Ok(self.0.read(|contents| {
+            let me = contents.identity.host.get();
+            contents.vote.map(|vote| vote_at_start(vote, me))
+        }))
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> Result<(), StorageError> {
