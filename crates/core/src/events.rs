@@ -117,10 +117,11 @@ impl EventLog {
     pub fn note(&mut self, now: Duration, kind: EventKind, subject: &str, text: &str) {
         let now = now.as_millis().try_into().unwrap_or(u64::MAX);
         let (subject, text) = (one_line(subject), one_line(text));
-        let is_same =
-            |event: &Event| event.kind == kind && event.subject == subject && event.text == text;
-        let known =
-            self.events.iter().position(is_same).and_then(|place| self.events.remove(place));
+        let place = self
+            .events
+            .iter()
+            .position(|event| event.kind == kind && event.subject == subject && event.text == text);
+        let known = place.and_then(|place| self.events.remove(place));
         let (first, count) = known.map_or((now, 0), |event| (event.first, event.count));
         self.events.push_back(Event {
             first,

@@ -201,15 +201,15 @@ fn plan_absent(
         return (network.origin == me).then(|| MirrorAction::Abandon { network: id.clone() });
     };
     let name = &description.name;
-    // The cluster gave the name to this network. So it refuses the name to another network that is
-    // not settled, and the copy of that network will be removed: wait for that.
-    let is_leaving =
-        |other: &EngineNetwork| other.ours && cluster.naming(&other.network()) != Naming::Settled;
     let same_name: Vec<_> = engine.iter().filter(|other| other.name == *name).collect();
     if same_name.is_empty() {
         return Some(MirrorAction::Create { network: id.clone() });
     }
-    let is_taken = !same_name.into_iter().all(is_leaving);
+    // The cluster gave the name to this network. So it refuses the name to another network that is
+    // not settled, and the copy of that network will be removed: wait for that.
+    let is_taken = same_name
+        .into_iter()
+        .any(|other| !other.ours || cluster.naming(&other.network()) == Naming::Settled);
     is_taken.then(|| MirrorAction::NameTaken { network: id.clone(), name: name.clone() })
 }
 
@@ -311,12 +311,12 @@ mod tests {
         let network: NetworkId = ID.parse().unwrap();
         let mirror = copy("bbbbbbbbbbbbbbbb", "foo", true, Some(ID));
         let engine = std::slice::from_ref(&mirror);
-        let plan =
-            |local: &Local| plan_mirrors(&cluster(true), local, host(2), engine, &BTreeSet::new());
         let bind = MirrorAction::Bind { network: network.clone(), docker: mirror.id.clone() };
-        assert_eq!(plan(&Local::default()), [bind]);
         let removed_by_a_user = Local { removals: BTreeSet::from([network]), ..Local::default() };
-        assert_eq!(plan(&removed_by_a_user), []);
+        for (local, expected) in [(Local::default(), vec![bind]), (removed_by_a_user, vec![])] {
+            let plan = plan_mirrors(&cluster(true), &local, host(2), engine, &BTreeSet::new());
+            assert_eq!(plan, expected);
+        }
     }
 
     #[test]

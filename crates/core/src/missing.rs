@@ -79,22 +79,25 @@ mod tests {
     }
 
     fn evidence(remembered: usize, are_removed: bool, after: usize) -> Evidence {
-        let copies = |count: usize| {
-            ["bbbbbbbbbbbbbbbb", "cccccccccccccccc"][..count]
-                .iter()
-                .map(|id| id.parse().unwrap())
-                .collect()
-        };
         Evidence { remembered: copies(remembered), are_removed, remembered_after: copies(after) }
+    }
+
+    /// This many copies, two at most.
+    fn copies(count: usize) -> Vec<DockerNetworkId> {
+        let ids = ["bbbbbbbbbbbbbbbb", "cccccccccccccccc"];
+        ids[..count].iter().map(|id| id.parse().unwrap()).collect()
     }
 
     #[test]
     fn a_removal_that_is_done_was_unheard_unless_its_call_has_just_arrived() {
         let mut missing = MissingCopies::default();
-        let mut why = |evidence| missing.why(&network(), &evidence, Duration::ZERO);
-        assert_eq!(why(evidence(1, true, 1)), Missing::Unheard);
-        assert_eq!(why(evidence(1, true, 0)), Missing::Leaving);
-        assert_eq!(why(evidence(0, false, 0)), Missing::Lost);
+        for (evidence, expected) in [
+            (evidence(1, true, 1), Missing::Unheard),
+            (evidence(1, true, 0), Missing::Leaving),
+            (evidence(0, false, 0), Missing::Lost),
+        ] {
+            assert_eq!(missing.why(&network(), &evidence, Duration::ZERO), expected);
+        }
     }
 
     #[test]

@@ -249,16 +249,19 @@ mod tests {
 
     #[test]
     fn an_address_or_a_network_is_parsed() {
-        let parse = |text: &str| text.parse::<AddressRule>();
-        assert_eq!(parse("10.0.0.1").unwrap().to_string(), "10.0.0.1:7789");
-        assert_eq!(parse(" 192.0.2.0/24 ").unwrap().to_string(), "network 192.0.2.0/24");
-        assert_eq!(parse("fd00:1::/64").unwrap().to_string(), "network fd00:1::/64");
-        let error = parse("192.0.2.7/24").unwrap_err().to_string();
+        for (text, expected) in [
+            ("10.0.0.1", "10.0.0.1:7789"),
+            (" 192.0.2.0/24 ", "network 192.0.2.0/24"),
+            ("fd00:1::/64", "network fd00:1::/64"),
+        ] {
+            assert_eq!(text.parse::<AddressRule>().unwrap().to_string(), expected);
+        }
+        let error = "192.0.2.7/24".parse::<AddressRule>().unwrap_err().to_string();
         assert!(error.contains("give 192.0.2.7 for this address"), "{error}");
         assert!(error.contains("or 192.0.2.0/24 for whatever address"), "{error}");
         for unfit in ["0.0.0.0/0", "127.0.0.0/8", "224.0.0.0/4", "fe80::/10", "::/0", "10.0.0.1/x"]
         {
-            assert!(parse(unfit).is_err(), "{unfit}");
+            assert!(unfit.parse::<AddressRule>().is_err(), "{unfit}");
         }
     }
 

@@ -144,33 +144,30 @@ mod tests {
     #[test]
     fn what_the_engine_has_takes_the_place_of_what_is_of_before() {
         let mut local = remembering(&[endpoint("1"), endpoint("3")]);
-        let address = |text: &str| BTreeSet::from([text.parse().unwrap()]);
-        let found = |mac| Endpoint {
-            addresses: address("10.0.0.7/24"),
-            mac: MacAddress([2, 0, 0, 0, 0, mac]),
+        for (id, mac, address) in [("1", 1, "10.0.0.7/24"), ("3", 3, "10.0.0.3/24")] {
+            let known = local.endpoints.get_mut(&endpoint(id)).unwrap();
+            known.mac = MacAddress([2, 0, 0, 0, 0, mac]);
+            known.addresses = BTreeSet::from([address.parse().unwrap()]);
+        }
+        let second = Endpoint {
+            addresses: BTreeSet::from(["10.0.0.7/24".parse().unwrap()]),
+            mac: MacAddress([2, 0, 0, 0, 0, 2]),
             sandbox: Some("/run/docker/netns/2".into()),
             ..local_endpoint()
         };
-        for (id, mac) in [("1", 1), ("3", 3)] {
-            let known = local.endpoints.get_mut(&endpoint(id)).unwrap();
-            known.mac = MacAddress([2, 0, 0, 0, 0, mac]);
-            known.addresses = address(&format!("10.0.0.{mac}/24"));
-        }
-        local.endpoints.get_mut(&endpoint("1")).unwrap().addresses = address("10.0.0.7/24");
+        let third = Endpoint {
+            addresses: BTreeSet::from(["10.0.0.8/24".parse().unwrap()]),
+            mac: MacAddress([2, 0, 0, 0, 0, 3]),
+            ..second.clone()
+        };
         let all = BTreeSet::from(["224.0.0.0/4".parse().unwrap()]);
-        restore_endpoint(&mut local, &endpoint("2"), found(2), |_| all.clone()).unwrap();
+        restore_endpoint(&mut local, &endpoint("2"), second, |_| all.clone()).unwrap();
         assert_eq!(
             local.endpoints.keys().cloned().collect::<Vec<_>>(),
             [endpoint("2"), endpoint("3")]
         );
         assert_eq!(local.endpoints[&endpoint("2")].multicast_routes, all);
-        restore_endpoint(
-            &mut local,
-            &endpoint("4"),
-            Endpoint { addresses: address("10.0.0.8/24"), ..found(3) },
-            |_| BTreeSet::new(),
-        )
-        .unwrap();
+        restore_endpoint(&mut local, &endpoint("4"), third, |_| BTreeSet::new()).unwrap();
         assert!(!local.endpoints.contains_key(&endpoint("3")), "its MAC address is another's");
     }
 

@@ -1,7 +1,5 @@
 //! Rollout of a network: whether it is on all hosts, or gone from all.
 
-use std::sync::Arc;
-
 use crate::cluster::{Cluster, Naming, Network};
 use crate::in_flight::Operations;
 use crate::local::Local;
@@ -21,11 +19,15 @@ pub enum Question {
 
 /// The network of this name, or with this id. A network that is being removed counts, too.
 pub fn resolve(cluster: &Cluster, wanted: &str) -> Option<NetworkId> {
-    let has_name = |(_, network): &(&NetworkId, &Arc<Network>)| {
-        network.description.as_ref().is_some_and(|description| description.name == wanted)
-    };
     let by_id = wanted.parse().ok().filter(|id| cluster.networks.contains_key(id));
-    by_id.or_else(|| cluster.networks.iter().find(has_name).map(|(id, _)| id.clone()))
+    by_id.or_else(|| {
+        let mut networks = cluster.networks.iter();
+        networks.find(|(_, network)| has_name(network, wanted)).map(|(id, _)| id.clone())
+    })
+}
+
+fn has_name(network: &Network, name: &str) -> bool {
+    network.description.as_ref().is_some_and(|description| description.name == name)
 }
 
 /// The phase of a network, as this host sees it.
@@ -33,21 +35,23 @@ pub fn phase(cluster: &Cluster, local: &Local, id: Option<&NetworkId>) -> Networ
     let Some((id, network)) = id.and_then(|id| cluster.networks.get_key_value(id)) else {
         return NetworkPhase::Unknown;
     };
-    let names = |hosts: &mut dyn Iterator<Item = HostId>| {
-        let mut names: Vec<_> = hosts.map(|host| cluster.host_name(host)).collect();
-        names.sort();
-        names.dedup();
-        names
-    };
     if network.removing {
-        NetworkPhase::Leaving(names(&mut network.leases.values().copied()))
+        NetworkPhase::Leaving(sorted_names(cluster, network.leases.values()))
     } else if local.removals.contains(id) {
         NetworkPhase::Asking
     } else if network.description.is_none() {
         NetworkPhase::Nameless
     } else {
-        NetworkPhase::There(names(&mut network.attached.iter().copied()))
+        NetworkPhase::There(sorted_names(cluster, network.attached.iter()))
     }
+}
+
+/// The names of hosts, sorted, and each once.
+fn sorted_names<'a>(cluster: &Cluster, hosts: impl Iterator<Item = &'a HostId>) -> Vec<String> {
+    let mut names: Vec<String> = hosts.map(|host| cluster.host_name(*host)).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 /// Whether the hosts can be asked about a network in this phase, or the answer is already known.

@@ -172,45 +172,51 @@ mod tests {
         }
     }
 
+    fn vni() -> Vni {
+        Vni::new(7).unwrap()
+    }
+
+    /// The endpoint's port, with its container's end at this place.
+    fn observed_end(place: Place) -> Observed {
+        let end = ContainerEnd {
+            place,
+            name: DeviceName::container(&id()),
+            mac: endpoint().mac,
+            mtu: 1450,
+            up: true,
+            addresses: BTreeSet::new(),
+            detects_duplicates: false,
+            multicast_routes: BTreeSet::new(),
+        };
+        let port = ObservedPort {
+            mark: None,
+            mtu: 1450,
+            up: true,
+            enslaved: true,
+            learning: false,
+            groups_max: None,
+            container_end: Some(end),
+        };
+        let ports = BTreeMap::from([(DeviceName::port(&id()), port)]);
+        let segment = ObservedSegment { ports, ..ObservedSegment::default() };
+        Observed { segments: BTreeMap::from([(vni(), segment)]), ..Observed::default() }
+    }
+
     #[test]
     fn an_interface_is_unknown_where_the_kernel_cannot_be_read() {
-        let (id, vni) = ("0123456789abcdef".parse().unwrap(), Vni::new(7).unwrap());
-        let port = |place| {
-            let end = ContainerEnd {
-                place,
-                name: DeviceName::container(&id),
-                mac: endpoint().mac,
-                mtu: 1450,
-                up: true,
-                addresses: BTreeSet::new(),
-                detects_duplicates: false,
-                multicast_routes: BTreeSet::new(),
-            };
-            let port = ObservedPort {
-                mark: None,
-                mtu: 1450,
-                up: true,
-                enslaved: true,
-                learning: false,
-                groups_max: None,
-                container_end: Some(end),
-            };
-            let ports = BTreeMap::from([(DeviceName::port(&id), port)]);
-            let segment = ObservedSegment { ports, ..ObservedSegment::default() };
-            Observed { segments: BTreeMap::from([(vni, segment)]), ..Observed::default() }
-        };
-        let of = |observed: &Observed| Interface::of(observed, Some(vni), &id, &endpoint());
-        let own = endpoint().sandbox.unwrap();
-        assert_eq!(of(&Observed::default()), Interface::Gone);
-        assert_eq!(of(&port(Place::Sandbox(own.clone()))), Interface::Inside);
-        assert_eq!(of(&port(Place::Sandbox("/elsewhere".into()))), Interface::Outside);
-        let why = "refused".to_owned();
-        let unreadable_sandboxes = BTreeMap::from([(own, why.clone())]);
-        let sandbox = Observed { unreadable_sandboxes, ..Observed::default() };
-        assert_eq!(of(&sandbox), Interface::Unknown);
-        let unreadable_segments = BTreeMap::from([(vni, why)]);
-        let segment = Observed { unreadable_segments, ..Observed::default() };
-        assert_eq!(of(&segment), Interface::Unknown);
+        let (own, why) = (endpoint().sandbox.unwrap(), "refused".to_owned());
+        let unreadable_sandboxes = BTreeMap::from([(own.clone(), why.clone())]);
+        let unreadable_segments = BTreeMap::from([(vni(), why)]);
+        for (observed, expected) in [
+            (Observed::default(), Interface::Gone),
+            (observed_end(Place::Sandbox(own)), Interface::Inside),
+            (observed_end(Place::Sandbox("/elsewhere".into())), Interface::Outside),
+            (Observed { unreadable_sandboxes, ..Observed::default() }, Interface::Unknown),
+            (Observed { unreadable_segments, ..Observed::default() }, Interface::Unknown),
+        ] {
+            let found = Interface::of(&observed, Some(vni()), &id(), &endpoint());
+            assert_eq!(found, expected, "{observed:?}");
+        }
     }
 
     #[test]

@@ -159,9 +159,10 @@ fn plan_stock(
         .iter()
         .filter(|(address, host)| **host == me && pool.subnet.contains(*address));
     // In the order in which they will be used.
-    let is_unused =
-        |address: &IpAddr| !local.uses(id, *address) && !local.is_returning(id, *address);
-    let mut unused: Vec<IpAddr> = mine.map(|(address, _)| *address).filter(is_unused).collect();
+    let mut unused: Vec<IpAddr> = mine
+        .map(|(address, _)| *address)
+        .filter(|address| is_unused(local, id, *address))
+        .collect();
     if !from_bottom {
         unused.reverse();
     }
@@ -198,14 +199,17 @@ pub fn spare(
     let network = cluster.networks.get(id).filter(|network| !network.removing)?;
     let mine =
         network.leases.iter().filter(|(address, host)| **host == me && range.contains(*address));
-    let is_unused =
-        |address: &IpAddr| !local.uses(id, *address) && !local.is_returning(id, *address);
-    let mut unused = mine.map(|(address, _)| *address).filter(is_unused);
+    let mut unused =
+        mine.map(|(address, _)| *address).filter(|address| is_unused(local, id, *address));
     if network.settings.docker_ipam && network.origin == me {
         unused.next_back()
     } else {
         unused.next()
     }
+}
+
+fn is_unused(local: &Local, network: &NetworkId, address: IpAddr) -> bool {
+    !local.uses(network, address) && !local.is_returning(network, address)
 }
 
 /// The hosts to ask for a [`spare`] address, those with the most unused leases first. Leases of

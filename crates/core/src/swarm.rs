@@ -202,14 +202,14 @@ pub struct Differences {
 impl Differences {
     /// The actions of this comparison to do now. Those that a call of the Swarm may still do wait.
     /// `now` is a monotonic clock, since any instant.
-    pub fn due(&mut self, actions: Vec<SwarmAction>, now: Duration) -> Vec<SwarmAction> {
+    pub fn due(&mut self, mut actions: Vec<SwarmAction>, now: Duration) -> Vec<SwarmAction> {
         self.since.retain(|action, _| actions.contains(action));
-        let mut is_due = |action: &SwarmAction| {
+        actions.retain(|action| {
             let since = *self.since.entry(action.clone()).or_insert(now);
             matches!(action, SwarmAction::Describe(_) | SwarmAction::Refuse(_))
                 || now.saturating_sub(since) > PATIENCE
-        };
-        actions.into_iter().filter(|action| is_due(action)).collect()
+        });
+        actions
     }
 }
 

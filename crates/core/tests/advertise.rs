@@ -145,6 +145,13 @@ struct Daemon {
     inbound: InboundSessions,
 }
 
+impl Daemon {
+    /// The last incarnation of another host that it knows.
+    fn incarnation_of(&self, from: HostId) -> Option<Incarnation> {
+        self.inbound.get(from)?.position().map(|(incarnation, _)| incarnation)
+    }
+}
+
 #[derive(Debug, Clone)]
 struct Request {
     from: HostId,
@@ -239,12 +246,9 @@ impl World {
         let now = self.now;
         let daemon = self.hosts.get_mut(&request.to).unwrap();
         daemon.inbound.expire(now);
-        let incarnation = |daemon: &Daemon| {
-            daemon.inbound.get(request.from)?.position().map(|(incarnation, _)| incarnation)
-        };
-        let before = incarnation(daemon);
+        let before = daemon.incarnation_of(request.from);
         let reply = daemon.inbound.receive(request.from, &request.message, now).unwrap();
-        let after = incarnation(daemon);
+        let after = daemon.incarnation_of(request.from);
         daemon.outbound.received_from(request.from, before != after, now);
         self.check(request);
         reply
@@ -345,29 +349,30 @@ impl World {
                 return;
             }
         }
-        panic!("the hosts do not get in sync: {:?}", self.unsettled());
+        if let Some((to, from)) = self.unsettled() {
+            let (session, sender) = (self.hosts[&to].inbound.get(from), &self.hosts[&from]);
+            panic!("{to} does not have what {from} advertises: {session:?}, {sender:?}");
+        }
     }
 
-    /// The first pair of hosts where one does not have what the other advertises, with the state of
-    /// both.
-    fn unsettled(&self) -> Option<(HostId, Option<&InboundSession>, HostId, &Daemon)> {
-        let knows = |to: &HostId, from: &HostId| {
-            let content = &self.hosts[from].content;
-            // A late request may be all that a host has of another host which advertises nothing
-            // more. It counts until the hold time.
-            if content.is_empty() && self.misled.contains(&(*to, *from)) {
-                return true;
-            }
-            let state = self.hosts[to].inbound.peer_state(*from, self.now).unwrap_or_default();
-            (state.in_sync || content.is_empty()) && state.networks == *content
-        };
-        let mut pairs = self
-            .hosts
+    /// The first pair of hosts where one does not have what the other advertises.
+    fn unsettled(&self) -> Option<(HostId, HostId)> {
+        self.hosts
             .keys()
-            .flat_map(|a| self.hosts.keys().map(move |b| (a, b)))
-            .filter(|(a, b)| a != b);
-        let (to, from) = pairs.find(|(to, from)| !knows(to, from))?;
-        Some((*to, self.hosts[to].inbound.get(*from), *from, &self.hosts[from]))
+            .flat_map(|to| self.hosts.keys().map(move |from| (*to, *from)))
+            .find(|(to, from)| to != from && !self.knows(*to, *from))
+    }
+
+    /// Whether a host has what another advertises.
+    fn knows(&self, to: HostId, from: HostId) -> bool {
+        let content = &self.hosts[&from].content;
+        // A late request may be all that a host has of another host which advertises nothing more.
+        // It counts until the hold time.
+        if content.is_empty() && self.misled.contains(&(to, from)) {
+            return true;
+        }
+        let state = self.hosts[&to].inbound.peer_state(from, self.now).unwrap_or_default();
+        (state.in_sync || content.is_empty()) && state.networks == *content
     }
 }
 

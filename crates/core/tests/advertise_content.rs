@@ -30,14 +30,16 @@ const NETWORKS: u8 = 8;
 /// Hosts 1 to 5 and networks 0 to 7, with these hosts attached.
 fn cluster(attached: &BTreeSet<(u8, u64)>) -> Cluster {
     let mut cluster = cluster_of(HOSTS);
-    let mut apply = |command| cluster.apply(&command).map(|_| ()).unwrap();
-    for index in 0..NETWORKS {
+    let creations = (0..NETWORKS).map(|index| {
         let settings =
             Settings { docker_ipam: false, ..settings(pool(&format!("10.{index}.0.0/16"))) };
-        apply(Command::CreateNetwork { id: network_id(index), origin: host(1), settings });
-    }
-    for (index, id) in attached {
-        apply(Command::Attach { network: network_id(*index), host: host(*id) });
+        Command::CreateNetwork { id: network_id(index), origin: host(1), settings }
+    });
+    let attachments = attached
+        .iter()
+        .map(|(index, id)| Command::Attach { network: network_id(*index), host: host(*id) });
+    for command in creations.chain(attachments) {
+        cluster.apply(&command).unwrap();
     }
     cluster
 }
@@ -75,6 +77,10 @@ fn groups(count: usize) -> Memberships {
     memberships
 }
 
+fn source(index: usize) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::try_from(index).unwrap()))
+}
+
 fn pairs() -> impl Strategy<Value = BTreeSet<(u8, u64)>> {
     proptest::collection::btree_set((0..NETWORKS, 1..=HOSTS), 0..20)
 }
@@ -96,39 +102,32 @@ fn with_mtu(mtu: Option<u16>) -> Arc<AdvertisedNetwork> {
     peers[&network_id(0)].clone()
 }
 
+/// What host 1 desires, with a container on network 0 and this MTU of the underlay.
+fn desired_by_first(cluster: &Cluster, peers: &PeerStates, mtu: u16) -> Desired {
+    let underlay = Underlay { mtu, ..UNDERLAY };
+    desired(cluster, &local([0]), host(1), underlay, peers, &mut ReplicationCache::default())
+}
+
 #[test]
 fn a_network_has_the_least_mtu_of_all_its_hosts() {
     let cluster = cluster(&[(0, 1), (0, 2), (0, 3)].into());
     let (content, _) = own_content(&cluster, &local([0]), &BTreeMap::new(), UNDERLAY);
     assert_eq!(content[&network_id(0)].mtu, Some(8950));
     let mut peers = PeerStates::default();
-    let mtu = |peers: &PeerStates| {
-        let found = desired(
-            &cluster,
-            &local([0]),
-            host(1),
-            UNDERLAY,
-            peers,
-            &mut ReplicationCache::default(),
-        );
-        found.segments[&vni(&cluster, 0)].mtu
-    };
-    assert_eq!(mtu(&peers), 8950);
+    let alone = desired_by_first(&cluster, &peers, UNDERLAY.mtu);
+    assert_eq!(alone.segments[&vni(&cluster, 0)].mtu, 8950);
     // A host of an earlier version does not advertise an MTU.
     for (id, says, expected) in [(2, None, 8950), (3, Some(1450), 1450), (3, Some(8950), 8950)] {
         let networks = [(network_id(0), with_mtu(says))].into();
         peers.hosts.insert(host(id), Arc::new(PeerState { in_sync: true, networks }));
-        assert_eq!(mtu(&peers), expected);
+        let desired = desired_by_first(&cluster, &peers, UNDERLAY.mtu);
+        assert_eq!(desired.segments[&vni(&cluster, 0)].mtu, expected);
     }
 }
 
 #[test]
 fn an_mtu_does_not_grow_before_all_hosts_are_in_sync() {
     let cluster = cluster(&[(0, 1), (0, 2)].into());
-    let wanted = |peers: &PeerStates, mtu| {
-        let underlay = Underlay { mtu, ..UNDERLAY };
-        desired(&cluster, &local([0]), host(1), underlay, peers, &mut ReplicationCache::default())
-    };
     let mut there = Observed::default();
     let vni = vni(&cluster, 0);
     let mark = Some(OwnerTag::Network(network_id(0)));
@@ -149,19 +148,22 @@ fn an_mtu_does_not_grow_before_all_hosts_are_in_sync() {
     there
         .segments
         .insert(vni, ObservedSegment { bridge: Some(bridge), ..ObservedSegment::default() });
-    let tunes = |desired: &Desired| -> Vec<u16> {
-        let plan = diff(desired, &there).into_iter();
-        plan.filter_map(
-            |action| if let Action::TuneBridge { mtu, .. } = action { Some(mtu) } else { None },
-        )
-        .collect()
-    };
     let (none, mut peers) = (PeerStates::default(), PeerStates::default());
-    assert_eq!(tunes(&wanted(&none, 9000)), Vec::<u16>::new());
-    assert_eq!(tunes(&wanted(&none, 1400)), [1350]);
     let networks = [(network_id(0), with_mtu(Some(8950)))].into();
     peers.hosts.insert(host(2), Arc::new(PeerState { in_sync: true, networks }));
-    assert_eq!(tunes(&wanted(&peers, 9000)), [8950]);
+    for (peers, mtu, expected) in
+        [(&none, 9000, vec![]), (&none, 1400, vec![1350]), (&peers, 9000, vec![8950])]
+    {
+        let plan = diff(&desired_by_first(&cluster, peers, mtu), &there);
+        let tuned: Vec<u16> = plan
+            .into_iter()
+            .filter_map(|action| match action {
+                Action::TuneBridge { mtu, .. } => Some(mtu),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(tuned, expected);
+    }
 }
 
 proptest! {
@@ -269,8 +271,6 @@ proptest! {
 
     #[test]
     fn a_bounded_filter_is_never_narrower(include: bool, count in 0..2 * ADVERTISED_SOURCES_MAX) {
-        let source =
-            |index| IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + u32::try_from(index).unwrap()));
         let sources: BTreeSet<_> = (0..count).map(source).collect();
         let wanted =
             if include { SourceFilter::Include(sources) } else { SourceFilter::Exclude(sources) };

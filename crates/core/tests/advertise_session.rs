@@ -121,26 +121,28 @@ fn a_host_has_no_members_on_a_network_that_it_withdrew_even_if_it_is_agreed_to_h
     let now = Duration::from_secs(1);
     let (mut outbound, mut inbound, mut sequence) =
         (OutboundSession::new(1), InboundSession::new(now), 0);
-    let agreed: BTreeSet<_> = [network_id(0), network_id(1)].into();
-    let second_network = |inbound: &InboundSession| {
-        inbound.peer_state(Some(&agreed), now).networks.get(&network_id(1)).cloned()
-    };
     outbound.want(one_network(3));
     deliver_all(&mut outbound, &mut inbound, &mut sequence, now);
-    assert_eq!(second_network(&inbound), None, "it has not advertised it yet");
+    assert_eq!(second_network(&inbound, now), None, "it has not advertised it yet");
     let two: Content = one_network(3)
         .into_iter()
         .chain([(network_id(1), one_network(2)[&network_id(0)].clone())])
         .collect();
     outbound.want(two.clone());
     deliver_all(&mut outbound, &mut inbound, &mut sequence, now);
-    assert_eq!(second_network(&inbound).as_ref(), two.get(&network_id(1)));
+    assert_eq!(second_network(&inbound, now).as_ref(), two.get(&network_id(1)));
     outbound.want(one_network(3));
     deliver_all(&mut outbound, &mut inbound, &mut sequence, now);
-    assert_eq!(second_network(&inbound), Some(Arc::default()));
+    assert_eq!(second_network(&inbound, now), Some(Arc::default()));
     // Agreed not to have it, and then to have it: its absence is news again.
     inbound.prune(None);
-    assert_eq!(second_network(&inbound), None);
+    assert_eq!(second_network(&inbound, now), None);
+}
+
+/// What the peer advertises of network 1, if it is agreed to have networks 0 and 1.
+fn second_network(inbound: &InboundSession, now: Duration) -> Option<Arc<AdvertisedNetwork>> {
+    let agreed = BTreeSet::from([network_id(0), network_id(1)]);
+    inbound.peer_state(Some(&agreed), now).networks.get(&network_id(1)).cloned()
 }
 
 #[test]
@@ -183,13 +185,16 @@ fn a_host_that_does_not_wait_is_at_fault_and_messages_from_the_peer_do_not_short
     let message = outbound.next(&mut sequence, now + Duration::from_millis(5)).unwrap();
 
     let mut inbound = InboundSession::new(now);
-    let must_wait = |inbound: &mut InboundSession| {
-        matches!(inbound.receive(&message, now), Ok(Reply::TooOften { .. }))
-    };
-    let taken = (0..1000).take_while(|_| !must_wait(&mut inbound)).count();
+    let taken = (0..1000)
+        .map(|_| inbound.receive(&message, now))
+        .take_while(|answer| !matches!(answer, Ok(Reply::TooOften { .. })))
+        .count();
     assert_eq!(taken, usize::try_from(ADVERTISEMENTS_PER_HOST.0).unwrap());
     assert!(!inbound.ignores_wait());
-    assert!(must_wait(&mut inbound) && inbound.ignores_wait());
+    assert!(
+        matches!(inbound.receive(&message, now), Ok(Reply::TooOften { .. }))
+            && inbound.ignores_wait()
+    );
     let later = now + Duration::from_secs(1);
     assert!(
         matches!(inbound.receive(&message, later), Ok(Reply::Has { .. }))
@@ -235,27 +240,45 @@ fn an_invalid_advertisement_is_refused_and_the_host_is_out_of_sync() {
     );
 }
 
+/// A host that receives the advertisements of host 2.
+#[derive(Default)]
+struct Receiver {
+    inbound: InboundSessions,
+    validation: ClaimValidation,
+    peers: Arc<PeerStates>,
+}
+
+impl Receiver {
+    /// Receives the next message, and returns whether it changes the peer state.
+    fn receive(
+        &mut self,
+        outbound: &mut OutboundSession,
+        sequence: &mut u64,
+        now: Duration,
+    ) -> bool {
+        let before = self.peers.clone();
+        let message = outbound.next(sequence, now).unwrap();
+        outbound.answered(&self.inbound.receive(host(2), &message, now).unwrap(), 1, now);
+        let known = Known { cluster: &Cluster::default(), local: &Local::default() };
+        let state = self.inbound.peer_state(host(2), now);
+        self.validation.update(&mut self.peers, host(2), state, known, now);
+        !Arc::ptr_eq(&before, &self.peers)
+    }
+}
+
 #[test]
 fn a_keepalive_does_not_change_the_peer_state() {
     let now = Duration::from_secs(1);
-    let (mut outbound, mut inbound, mut sequence) =
-        (OutboundSession::new(1), InboundSessions::default(), 0);
-    let (mut state, mut validation) = (Arc::<PeerStates>::default(), ClaimValidation::default());
-    let mut receive = |outbound: &mut OutboundSession, state: &mut Arc<PeerStates>, now| {
-        let before = state.clone();
-        let message = outbound.next(&mut sequence, now).unwrap();
-        outbound.answered(&inbound.receive(host(2), &message, now).unwrap(), 1, now);
-        let known = Known { cluster: &Cluster::default(), local: &Local::default() };
-        validation.update(state, host(2), inbound.peer_state(host(2), now), known, now);
-        !Arc::ptr_eq(&before, state)
-    };
+    let (mut outbound, mut receiver, mut sequence) =
+        (OutboundSession::new(1), Receiver::default(), 0);
     outbound.want(one_network(3));
-    assert!(receive(&mut outbound, &mut state, now));
-    assert_eq!(state.hosts[&host(2)].networks, one_network(3));
-    assert!(!receive(&mut outbound, &mut state, now + BEAT_INTERVAL));
+    assert!(receiver.receive(&mut outbound, &mut sequence, now));
+    assert_eq!(receiver.peers.hosts[&host(2)].networks, one_network(3));
+    let later = now + BEAT_INTERVAL;
+    assert!(!receiver.receive(&mut outbound, &mut sequence, later));
     outbound.want(one_network(4));
-    assert!(receive(&mut outbound, &mut state, now + BEAT_INTERVAL));
-    assert!(!inbound.peer_state(host(2), now + BEAT_INTERVAL + SILENCE_MAX).unwrap().in_sync);
+    assert!(receiver.receive(&mut outbound, &mut sequence, later));
+    assert!(!receiver.inbound.peer_state(host(2), later + SILENCE_MAX).unwrap().in_sync);
 }
 
 #[test]

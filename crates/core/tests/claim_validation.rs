@@ -209,16 +209,7 @@ fn names_of_the_public_dns_and_of_the_host_itself_are_rejected() {
         "host.docker.internal",
         "ip6-localhost",
     ];
-    let accepted = |options: &[(&str, &str)]| {
-        let mut cluster = cluster(options, false);
-        lease(&mut cluster, 2, "10.0.0.2");
-        let mut receiver = Receiver::default();
-        let accepted =
-            receiver.receive(&cluster, 2, advertised([endpoint(mac(1), "10.0.0.2", &claimed)]));
-        let names: Vec<String> = accepted[0].names.iter().map(ToString::to_string).collect();
-        (names, receiver.validation.rejections(host(2), &cluster, Duration::ZERO))
-    };
-    let (names, rejections) = accepted(&[]);
+    let (names, rejections) = accepted_names(&[], &claimed);
     assert_eq!(names, ["db.internal", "kafka.1", "my_app-1", "web"]);
     let texts: Vec<&str> = rejections.iter().map(|rejection| rejection.text.as_str()).collect();
     assert!(
@@ -230,9 +221,24 @@ fn names_of_the_public_dns_and_of_the_host_itself_are_rejected() {
         rejections.len() == 3 && rejections.iter().all(|rejection| !rejection.is_fault),
         "{rejections:?}"
     );
-    let (names, rejections) = accepted(&[("shoutd.names", "all")]);
+    let (names, rejections) = accepted_names(&[("shoutd.names", "all")], &claimed);
     assert_eq!(names, ["auth.docker.io", "db.internal", "kafka.1", "my_app-1", "web"]);
     assert_eq!(rejections.len(), 2);
+}
+
+/// The names that are accepted of those that host 2 claims for an endpoint, on a network with these
+/// options, and the rejections.
+fn accepted_names(
+    options: &[(&str, &str)],
+    claimed: &[&str],
+) -> (Vec<String>, Vec<ReportedRejection>) {
+    let mut cluster = cluster(options, false);
+    lease(&mut cluster, 2, "10.0.0.2");
+    let mut receiver = Receiver::default();
+    let accepted =
+        receiver.receive(&cluster, 2, advertised([endpoint(mac(1), "10.0.0.2", claimed)]));
+    let names = accepted[0].names.iter().map(ToString::to_string).collect();
+    (names, receiver.validation.rejections(host(2), &cluster, Duration::ZERO))
 }
 
 #[test]

@@ -25,30 +25,32 @@ fn addresses_are_leased_from_the_top_and_never_twice() {
     let pool = Pool { gateway: Some("10.9.0.1".parse().unwrap()), ..common::pool("10.9.0.0/29") };
     let subnet = pool.subnet;
     let settings = common::settings(pool);
-    cluster.apply(&Command::CreateNetwork { id: id.clone(), origin: host(1), settings }).unwrap();
-    let mut claim = |value, address| {
-        cluster.apply(&Command::ClaimAddress { network: id.clone(), host: host(value), address })
-    };
-    let any = WantedAddress::Highest { subnet, count: 1 };
+    cluster.apply(&Command::CreateNetwork { id, origin: host(1), settings }).unwrap();
     // 10.9.0.0/29 has six host addresses; one is the gateway's.
+    let any = WantedAddress::Highest { subnet, count: 1 };
     for last in [6, 5, 4, 3, 2] {
         let expected = Outcome::Leased(vec![format!("10.9.0.{last}/29").parse().unwrap()]);
-        assert_eq!(claim(1 + last % 2, any), Ok(expected));
+        assert_eq!(claim(&mut cluster, 1 + last % 2, any), Ok(expected));
     }
     assert_eq!(
-        claim(1, any).unwrap_err().to_string(),
-        "subnet 10.9.0.0/29 of network 00000000000000aa has no free address left"
-            .replace("00000000000000aa", "000000000000")
+        claim(&mut cluster, 1, any).unwrap_err().to_string(),
+        "subnet 10.9.0.0/29 of network 000000000000 has no free address left"
     );
-    let taken = claim(1, WantedAddress::Exactly("10.9.0.5".parse().unwrap())).unwrap_err();
+    let taken = WantedAddress::Exactly("10.9.0.5".parse().unwrap());
+    let refusal = claim(&mut cluster, 1, taken).unwrap_err().to_string();
     assert!(
-        taken
-            .to_string()
-            .starts_with("address 10.9.0.5 of network 000000000000 is in use on host h;"),
-        "{taken}"
+        refusal.starts_with("address 10.9.0.5 of network 000000000000 is in use on host h;"),
+        "{refusal}"
     );
-    let gateway = claim(1, WantedAddress::Exactly("10.9.0.1".parse().unwrap())).unwrap_err();
-    assert!(gateway.to_string().contains("reserved"), "{gateway}");
+    let gateway = WantedAddress::Exactly("10.9.0.1".parse().unwrap());
+    let refusal = claim(&mut cluster, 1, gateway).unwrap_err().to_string();
+    assert!(refusal.contains("reserved"), "{refusal}");
+}
+
+/// A host claims an address of the network 00000000000000aa.
+fn claim(cluster: &mut Cluster, host: u64, address: WantedAddress) -> Result<Outcome, Refusal> {
+    let network = "00000000000000aa".parse().unwrap();
+    cluster.apply(&Command::ClaimAddress { network, host: common::host(host), address })
 }
 
 fn enroll(cluster: &mut Cluster, host: u64, pass: Pass, now: Duration) -> Result<Outcome, Refusal> {

@@ -167,16 +167,18 @@ proptest! {
 #[test]
 fn the_gateway_is_the_users_or_the_agreed_or_the_first_address() {
     let cluster = cluster();
-    let answer = |subnet: &str, address: Option<&str>| {
-        let address = address.map(|address| address.parse().unwrap());
-        answer_address(&cluster, subnet.parse().unwrap(), address, true)
-    };
-    let grant = |address: &str| Ok(AddressAnswer::Grant(address.parse().unwrap()));
-    assert_eq!(answer("10.1.0.0/24", None), grant("10.1.0.1/24"));
-    assert_eq!(answer("10.1.0.0/24", Some("10.1.0.5")), grant("10.1.0.5/24"));
-    assert_eq!(answer("10.77.0.0/24", None), grant("10.77.0.1/24"));
-    assert_eq!(answer("fd00:77::/64", None), grant("fd00:77::1/64"));
-    let refused = answer("10.77.0.1/32", None).unwrap_err();
+    for (subnet, address, gateway) in [
+        ("10.1.0.0/24", None, "10.1.0.1/24"),
+        ("10.1.0.0/24", Some("10.1.0.5"), "10.1.0.5/24"),
+        ("10.77.0.0/24", None, "10.77.0.1/24"),
+        ("fd00:77::/64", None, "fd00:77::1/64"),
+    ] {
+        let address = address.map(|address: &str| address.parse().unwrap());
+        let answer = answer_address(&cluster, subnet.parse().unwrap(), address, true);
+        assert_eq!(answer, Ok(AddressAnswer::Grant(gateway.parse().unwrap())), "{subnet}");
+    }
+    let single = "10.77.0.1/32".parse().unwrap();
+    let refused = answer_address(&cluster, single, None, true).unwrap_err();
     assert_eq!(refused.to_string(), "address 10.77.0.2 is not in subnet 10.77.0.1/32");
 }
 
@@ -184,10 +186,13 @@ fn the_gateway_is_the_users_or_the_agreed_or_the_first_address() {
 fn another_subnet_of_the_same_family_follows_a_full_one() {
     let (first, second) = ("10.1.0.0/24".parse().unwrap(), "10.101.0.0/24".parse().unwrap());
     let (range, third) = ("10.101.0.128/25".parse().unwrap(), "fd00:1::/64".parse().unwrap());
-    let tries = |requested| pools_to_try(&cluster(), &network_id(1), requested);
-    assert_eq!(tries((first, first)), [(first, first), (second, range)]);
-    assert_eq!(tries((second, range)), [(second, range), (first, first)]);
-    assert_eq!(tries((third, third)), [(third, third)]);
+    for (requested, expected) in [
+        ((first, first), vec![(first, first), (second, range)]),
+        ((second, range), vec![(second, range), (first, first)]),
+        ((third, third), vec![(third, third)]),
+    ] {
+        assert_eq!(pools_to_try(&cluster(), &network_id(1), requested), expected);
+    }
     let unknown = pools_to_try(&cluster(), &network_id(9), (first, first));
     assert_eq!(unknown, [(first, first)]);
 }
@@ -195,19 +200,19 @@ fn another_subnet_of_the_same_family_follows_a_full_one() {
 #[test]
 fn only_a_mirror_that_shoutd_creates_may_name_its_network() {
     let (cluster, mut operations) = (cluster(), Operations::default());
-    let subnets = || cluster.networks[&network_id(1)].settings.pools.iter().map(|pool| pool.subnet);
-    let check = |operations: &Operations, option: &str, subnets| {
-        check_mirror(&cluster, operations, option, subnets)
-    };
-    let unknown = |option: &str| Err(MirrorRefusal::Unknown(option.to_owned()));
+    for unknown in ["no id", &network_id(9).to_string()] {
+        let refused = check_mirror(&cluster, &operations, unknown, Vec::new());
+        assert_eq!(refused, Err(MirrorRefusal::Unknown(unknown.to_owned())));
+    }
+    let pools = &cluster.networks[&network_id(1)].settings.pools;
+    let subnets: Vec<IpNet> = pools.iter().map(|pool| pool.subnet).collect();
     let named = network_id(1).to_string();
-    assert_eq!(check(&operations, "no id", Vec::new()), unknown("no id"));
-    let absent = network_id(9).to_string();
-    assert_eq!(check(&operations, &absent, Vec::new()), unknown(&absent));
-    assert_eq!(check(&operations, &named, subnets().collect()), Err(MirrorRefusal::Reserved));
+    let too_early = check_mirror(&cluster, &operations, &named, subnets.clone());
+    assert_eq!(too_early, Err(MirrorRefusal::Reserved));
     operations.mirroring(&network_id(1), true);
-    assert_eq!(check(&operations, &named, subnets().collect()), Ok(network_id(1)));
-    let other = check(&operations, &named, subnets().take(1).collect()).unwrap_err();
+    let first = subnets[..1].to_vec();
+    assert_eq!(check_mirror(&cluster, &operations, &named, subnets), Ok(network_id(1)));
+    let other = check_mirror(&cluster, &operations, &named, first).unwrap_err();
     assert!(matches!(other, MirrorRefusal::OtherSubnets { .. }), "{other}");
 }
 

@@ -31,15 +31,13 @@ fn names(texts: &[&str]) -> BTreeSet<Name> {
     texts.iter().map(|text| name(text)).collect()
 }
 
-/// Names, each with its addresses, and whether a container of another host has it.
-fn directory(entries: &[(&str, &[&str], bool)]) -> Directory {
+/// Names of containers of other hosts, each with its addresses.
+fn directory(entries: &[(&str, &[&str])]) -> Directory {
     let mut directory = Directory::default();
-    for (text, addresses, is_remote) in entries {
+    for (text, addresses) in entries {
         let addresses = addresses.iter().map(|address| address.parse().unwrap()).collect();
         directory.addresses.insert(name(text), addresses);
-        if *is_remote {
-            directory.remote.insert(name(text));
-        }
+        directory.remote.insert(name(text));
     }
     directory
 }
@@ -79,12 +77,13 @@ fn only_dns_names_are_valid() {
 #[test]
 fn foreign_lines_stay_and_their_names_take_precedence() {
     let now = "127.0.0.1\tlocalhost\n172.18.0.3\t0123456789ab\n10.9.9.9 db # by --add-host\n";
-    let wanted = directory(&[
-        ("web", &["10.0.0.2", "10.0.0.9"], true),
-        ("db", &["10.0.0.3"], true),
-        ("here", &["10.0.0.4"], false),
-        ("also-web", &["10.0.0.2", "fd00::2"], true),
+    let mut wanted = directory(&[
+        ("web", &["10.0.0.2", "10.0.0.9"]),
+        ("db", &["10.0.0.3"]),
+        ("also-web", &["10.0.0.2", "fd00::2"]),
     ]);
+    // Of a container on this host.
+    wanted.addresses.insert(name("here"), ["10.0.0.4".parse().unwrap()].into());
     let lines =
         "10.0.0.2\talso-web web # shoutd\n10.0.0.9\tweb # shoutd\nfd00::2\talso-web # shoutd\n";
     let first = hosts_file(now, &wanted).unwrap();
@@ -93,7 +92,7 @@ fn foreign_lines_stay_and_their_names_take_precedence() {
     // Docker appends a line to the file.
     let added = format!("{first}172.19.0.3\t0123456789ab\n");
     assert_eq!(hosts_file(&added, &wanted), None, "still nothing to do");
-    let fewer = directory(&[("web", &["10.0.0.9"], true)]);
+    let fewer = directory(&[("web", &["10.0.0.9"])]);
     assert_eq!(
         hosts_file(&added, &fewer).unwrap(),
         format!("{now}172.19.0.3\t0123456789ab\n10.0.0.9\tweb # shoutd\n")
@@ -101,6 +100,11 @@ fn foreign_lines_stay_and_their_names_take_precedence() {
     assert_eq!(hosts_file(&first, &Directory::default()).unwrap(), now);
     // The last line has no line break.
     assert_eq!(hosts_file("1.2.3.4 x", &fewer).unwrap(), "1.2.3.4 x\n10.0.0.9\tweb # shoutd\n");
+}
+
+/// The lines of a hosts file that are not shoutd's.
+fn foreign_lines(text: &str) -> Vec<&str> {
+    text.lines().filter(|line| !line.trim_end().ends_with("# shoutd")).collect()
 }
 
 proptest! {
@@ -112,16 +116,12 @@ proptest! {
         let now: String = lines.iter().map(|line| format!("{line}\n")).collect();
         let texts: Vec<String> = (0..count).map(|number| format!("10.0.0.{number}")).collect();
         let addresses: Vec<&str> = texts.iter().map(String::as_str).collect();
-        let wanted = directory(&[("some-name-of-ours", &addresses, true)]);
+        let wanted = directory(&[("some-name-of-ours", &addresses)]);
         let after = hosts_file(&now, &wanted).unwrap_or_else(|| now.clone());
         prop_assert_eq!(hosts_file(&after, &wanted), None);
-        let foreign = |text: &str| {
-            let lines = text.lines().filter(|line| !line.trim_end().ends_with("# shoutd"));
-            lines.map(str::to_owned).collect::<Vec<_>>()
-        };
-        prop_assert_eq!(foreign(&now), foreign(&after));
+        prop_assert_eq!(foreign_lines(&now), foreign_lines(&after));
         let cleared = hosts_file(&after, &Directory::default()).unwrap_or(after);
-        prop_assert_eq!(foreign(&now), cleared.lines().map(str::to_owned).collect::<Vec<_>>());
+        prop_assert_eq!(foreign_lines(&now), cleared.lines().collect::<Vec<_>>());
     }
 }
 
@@ -131,7 +131,7 @@ fn the_number_of_lines_in_a_hosts_file_is_limited() {
         .map(|number| IpAddr::from((0x0a00_0000 + number).to_be_bytes()).to_string())
         .collect();
     let addresses: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let file = hosts_file("", &directory(&[("many", &addresses, true)])).unwrap();
+    let file = hosts_file("", &directory(&[("many", &addresses)])).unwrap();
     assert_eq!(file.lines().count(), HOSTS_LINES_MAX);
 }
 
@@ -158,42 +158,51 @@ fn cluster() -> Cluster {
     cluster
 }
 
-fn local(endpoints: &[(&str, &str, &str, &[&str])]) -> Local {
+/// An endpoint of the container with this id on this host.
+fn endpoint(on: &str, address: &str, container: &str, called: &[&str]) -> Endpoint {
+    let sandbox = Some(PathBuf::from(format!("/netns/{container}")));
+    let container = EndpointContainer {
+        id: container.to_owned(),
+        names: names(called),
+        hosts_file: Some(PathBuf::from(format!("/docker/containers/{container}/hosts"))),
+        asks_resolver: container == "both",
+        engine: Some(EngineFacts { root: PathBuf::from("/docker"), process: 7 }),
+    };
+    Endpoint {
+        network: network(on),
+        addresses: [format!("{address}/16").parse().unwrap()].into(),
+        mac: MacAddress([2, 0, 0, 0, 0, 1]),
+        sandbox,
+        multicast_routes: BTreeSet::new(),
+        created: Duration::ZERO,
+        left: None,
+        container: Some(container),
+    }
+}
+
+fn local<const COUNT: usize>(endpoints: [Endpoint; COUNT]) -> Local {
     let mut local = Local::default();
-    for (place, (on, address, file, called)) in endpoints.iter().enumerate() {
-        let id: EndpointId = format!("{place:016}").parse().unwrap();
-        let container = EndpointContainer {
-            id: (*file).to_owned(),
-            names: names(called),
-            hosts_file: Some(PathBuf::from(format!("/docker/containers/{file}/hosts"))),
-            asks_resolver: *file == "both",
-            engine: Some(EngineFacts { root: PathBuf::from("/docker"), process: 7 }),
-        };
-        let endpoint = Endpoint {
-            network: network(on),
-            addresses: [format!("{address}/16").parse().unwrap()].into(),
-            mac: MacAddress([2, 0, 0, 0, 0, 1]),
-            sandbox: Some(PathBuf::from(format!("/netns/{file}"))),
-            multicast_routes: BTreeSet::new(),
-            created: Duration::ZERO,
-            left: None,
-            container: Some(container),
-        };
-        local.endpoints.insert(id, endpoint);
+    for (place, endpoint) in endpoints.into_iter().enumerate() {
+        local.endpoints.insert(format!("{place:016}").parse().unwrap(), endpoint);
     }
     local
 }
 
-fn peers(endpoints: &[(&str, &str, &[&str])]) -> PeerStates {
+/// What another host advertises of an endpoint, with its network.
+fn advertised(on: &str, address: &str, called: &[&str]) -> (NetworkId, AdvertisedEndpoint) {
+    let endpoint = AdvertisedEndpoint {
+        mac: MacAddress([2, 0, 0, 0, 0, 9]),
+        addresses: [address.parse().unwrap()].into(),
+        names: names(called),
+    };
+    (network(on), endpoint)
+}
+
+fn peers<const COUNT: usize>(endpoints: [(NetworkId, AdvertisedEndpoint); COUNT]) -> PeerStates {
     let mut networks: BTreeMap<NetworkId, AdvertisedNetwork> = BTreeMap::new();
-    for (place, (on, address, called)) in endpoints.iter().enumerate() {
+    for (place, (on, endpoint)) in endpoints.into_iter().enumerate() {
         let id: EndpointId = format!("{:016}", 100 + place).parse().unwrap();
-        let endpoint = AdvertisedEndpoint {
-            mac: MacAddress([2, 0, 0, 0, 0, 9]),
-            addresses: [address.parse().unwrap()].into(),
-            names: names(called),
-        };
-        networks.entry(network(on)).or_default().endpoints.insert(id, endpoint);
+        networks.entry(on).or_default().endpoints.insert(id, endpoint);
     }
     let networks = networks.into_iter().map(|(id, network)| (id, Arc::new(network))).collect();
     PeerStates { hosts: [(host(2), Arc::new(PeerState { in_sync: true, networks }))].into() }
@@ -201,45 +210,50 @@ fn peers(endpoints: &[(&str, &str, &[&str])]) -> PeerStates {
 
 #[test]
 fn a_container_resolves_the_names_of_its_networks_and_no_others() {
-    let local = local(&[
-        (RED, "10.0.0.1", "one", &["one", "app"]),
-        (BLUE, "10.1.0.1", "two", &["two"]),
-        (RED, "10.0.0.2", "both", &["both"]),
-        (BLUE, "10.1.0.2", "both", &["both"]),
-        (SILENT, "10.2.0.1", "none", &["none"]),
+    let local = local([
+        endpoint(RED, "10.0.0.1", "one", &["one", "app"]),
+        endpoint(BLUE, "10.1.0.1", "two", &["two"]),
+        endpoint(RED, "10.0.0.2", "both", &["both"]),
+        endpoint(BLUE, "10.1.0.2", "both", &["both"]),
+        endpoint(SILENT, "10.2.0.1", "none", &["none"]),
     ]);
-    let peers = peers(&[
-        (RED, "10.0.0.9", &["far", "app"]),
-        (BLUE, "10.1.0.9", &["far"]),
-        (SILENT, "10.2.0.9", &["far"]),
+    let peers = peers([
+        advertised(RED, "10.0.0.9", &["far", "app"]),
+        advertised(BLUE, "10.1.0.9", &["far"]),
+        advertised(SILENT, "10.2.0.9", &["far"]),
     ]);
     let containers = containers(&cluster(), &local, &peers);
-    let lines = |id: &str| hosts_file("", &containers[id].directory).unwrap_or_default();
     let file = containers["one"].hosts_file.as_ref().unwrap();
     assert_eq!((file.path(), file.process), (PathBuf::from("/docker/containers/one/hosts"), 7));
     assert_eq!(containers["one"].asks_in, None);
     assert_eq!(containers["both"].asks_in, Some(PathBuf::from("/netns/both")));
     // A name that a container on this host has too resolves to both addresses, because the hosts
     // file takes precedence over Docker's resolver.
-    assert_eq!(lines("one"), "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n");
-    assert_eq!(lines("two"), "10.1.0.9\tfar # shoutd\n");
-    assert_eq!(
-        lines("both"),
-        "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n10.1.0.9\tfar # shoutd\n"
-    );
-    assert_eq!(lines("none"), "");
+    for (id, lines) in [
+        ("one", "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n"),
+        ("two", "10.1.0.9\tfar # shoutd\n"),
+        ("both", "10.0.0.1\tapp # shoutd\n10.0.0.9\tapp far # shoutd\n10.1.0.9\tfar # shoutd\n"),
+        ("none", ""),
+    ] {
+        let found = hosts_file("", &containers[id].directory).unwrap_or_default();
+        assert_eq!(found, lines, "{id}");
+    }
+}
+
+/// A container with this hosts file, of an engine with this root directory.
+fn container(file: &str, root: &str) -> EndpointContainer {
+    EndpointContainer {
+        id: "c".repeat(64),
+        names: names(&[]),
+        hosts_file: Some(PathBuf::from(file)),
+        asks_resolver: false,
+        engine: Some(EngineFacts { root: PathBuf::from(root), process: 7 }),
+    }
 }
 
 #[test]
 fn only_the_file_that_the_engine_made_for_the_container_is_its_own() {
     let id = "c".repeat(64);
-    let container = |file: &str, root: &str| EndpointContainer {
-        id: id.clone(),
-        names: names(&[]),
-        hosts_file: Some(PathBuf::from(file)),
-        asks_resolver: false,
-        engine: Some(EngineFacts { root: PathBuf::from(root), process: 7 }),
-    };
     let made = format!("/var/lib/docker/containers/{id}/hosts");
     let own = container(&made, "/var/lib/docker");
     assert_eq!(own.own_hosts_file().unwrap().path(), PathBuf::from(&made));
@@ -308,8 +322,8 @@ fn only_lines_that_are_provably_ours_are_removed_from_foreign_files() {
 fn no_line_is_longer_than_musl_reads() {
     let texts: Vec<String> =
         (0..NAMES_PER_ENDPOINT_MAX).map(|number| format!("{}{number}", "n".repeat(60))).collect();
-    let entries: Vec<(&str, &[&str], bool)> =
-        texts.iter().map(|one| (one.as_str(), &["10.0.0.2"][..], true)).collect();
+    let entries: Vec<(&str, &[&str])> =
+        texts.iter().map(|one| (one.as_str(), &["10.0.0.2"][..])).collect();
     let file = hosts_file("", &directory(&entries)).unwrap();
     assert!(file.lines().all(|line| line.len() < 511 && line.starts_with("10.0.0.2\t")), "{file}");
     assert!(texts.iter().all(|one| file.contains(&format!("{one} "))), "{file}");

@@ -74,12 +74,16 @@ fn addresses_are_chosen_from_the_range_and_may_be_requested_outside() {
 
 #[test]
 fn the_size_of_a_range_excludes_reserved_addresses() {
-    let size = |range: &str| cluster(Some(range)).networks[&network()].settings.pools[0].size();
-    assert_eq!(size("10.9.7.0/24"), 255, "all but the gateway");
-    assert_eq!(size("10.9.0.0/24"), 255, "all but the subnet's own address");
-    assert_eq!(size("10.9.255.0/24"), 255, "all but the broadcast address");
-    assert_eq!(size("10.9.9.9/32"), 1);
-    assert_eq!(cluster(None).networks[&network()].settings.pools[0].size(), 65_536 - 3);
+    for (range, size, why) in [
+        (Some("10.9.7.0/24"), 255, "all but the gateway"),
+        (Some("10.9.0.0/24"), 255, "all but the subnet's own address"),
+        (Some("10.9.255.0/24"), 255, "all but the broadcast address"),
+        (Some("10.9.9.9/32"), 1, "the only one"),
+        (None, 65_536 - 3, "all but those three"),
+    ] {
+        let pool = cluster(range).networks[&network()].settings.pools[0].clone();
+        assert_eq!(pool.size(), size, "{range:?}: {why}");
+    }
     let pool = cluster(Some("10.9.7.0/30")).networks[&network()].settings.pools[0].clone();
     assert_eq!(
         stock_size(&pool, 2),

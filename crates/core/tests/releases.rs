@@ -121,15 +121,14 @@ fn an_address_that_is_now_another_hosts_is_reported_and_not_claimed() {
     };
     let mut local = Local::default();
     local.endpoints.insert("ee".repeat(32).parse().unwrap(), endpoint);
-    let claims = |cluster: &Cluster| plan_leases(cluster, &local, host(1)).contains(&claim(1));
     assert_eq!(
-        (taken(&cluster, &local, host(1)), claims(&cluster)),
+        (taken(&cluster, &local, host(1)), claims(&cluster, &local)),
         (vec![], false),
         "it is leased to this host"
     );
     cluster.apply(&release(&cluster, 1)).unwrap();
     assert_eq!(
-        (taken(&cluster, &local, host(1)), claims(&cluster)),
+        (taken(&cluster, &local, host(1)), claims(&cluster, &local)),
         (vec![], true),
         "it is not leased"
     );
@@ -139,8 +138,13 @@ fn an_address_that_is_now_another_hosts_is_reported_and_not_claimed() {
         lost.text(&cluster).contains("10.9.0.7") && lost.text(&cluster).contains("leased to h2")
     );
     assert_eq!(
-        (taken(&cluster, &local, host(1)), claims(&cluster)),
+        (taken(&cluster, &local, host(1)), claims(&cluster, &local)),
         (vec![lost], false),
         "it is leased to another host"
     );
+}
+
+/// Whether host 1 is about to claim the address.
+fn claims(cluster: &Cluster, local: &Local) -> bool {
+    plan_leases(cluster, local, host(1)).contains(&claim(1))
 }

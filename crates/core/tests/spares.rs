@@ -59,20 +59,23 @@ fn only_unused_addresses_are_yielded() {
     for (docker_ipam, last, then) in [(false, 1, 3), (true, 6, 4)] {
         let (mut cluster, network) = cluster(docker_ipam, [1, 2, 1, 1, 3, 1]);
         let mut local = Local::default();
-        let give = |cluster: &Cluster, local: &Local, within| {
-            spare(cluster, local, host(1), &network, range(within))
-        };
+        let all = range(ALL);
         // Docker's IPAM on the origin uses the lowest address first, ours the highest.
-        assert_eq!(give(&cluster, &local, ALL), Some(at(last)));
-        assert_eq!(give(&cluster, &local, "10.0.0.4/32"), Some(at(4)));
+        assert_eq!(spare(&cluster, &local, host(1), &network, all), Some(at(last)));
+        let single = range("10.0.0.4/32");
+        assert_eq!(spare(&cluster, &local, host(1), &network, single), Some(at(4)));
         local.start_returning(&network, &[at(last)]);
-        assert_eq!(give(&cluster, &local, ALL), Some(at(then)), "that one is being released");
+        assert_eq!(
+            spare(&cluster, &local, host(1), &network, all),
+            Some(at(then)),
+            "that one is being released"
+        );
         let held = local.reservations.entry(network.clone()).or_default();
         held.extend([1, 3, 4, 6].map(|last| (at(last), Reservation { since: Duration::ZERO })));
-        assert_eq!(give(&cluster, &local, ALL), None);
+        assert_eq!(spare(&cluster, &local, host(1), &network, all), None);
         cluster.apply(&Command::RemoveNetwork { id: network.clone() }).unwrap();
         assert_eq!(
-            give(&cluster, &Local::default(), ALL),
+            spare(&cluster, &Local::default(), host(1), &network, all),
             None,
             "a network that is being removed yields none"
         );
@@ -82,39 +85,39 @@ fn only_unused_addresses_are_yielded() {
 #[test]
 fn hosts_with_the_most_unused_leases_are_asked_first() {
     let (cluster, network) = cluster(false, [1, 2, 2, 3, 3, 3]);
-    let asked = |peers: &PeerStates, me, within| {
-        holders_of_spares(&cluster, peers, host(me), &network, range(within))
-    };
-    assert_eq!(
-        asked(&PeerStates::default(), 1, ALL),
-        [host(3), host(2)],
-        "the host with the most is first"
-    );
-    assert_eq!(asked(&PeerStates::default(), 3, ALL), [host(2), host(1)]);
-    assert_eq!(asked(&peers(3, &[4, 5]), 1, ALL), [host(2), host(3)]);
-    assert_eq!(asked(&peers(3, &[4, 5, 6]), 1, ALL), [host(2)]);
-    assert_eq!(asked(&PeerStates::default(), 1, "10.0.0.2/32"), [host(2)]);
+    for (peers, me, within, asked) in [
+        (PeerStates::default(), 1, ALL, vec![3, 2]),
+        (PeerStates::default(), 3, ALL, vec![2, 1]),
+        (peers(3, &[4, 5]), 1, ALL, vec![2, 3]),
+        (peers(3, &[4, 5, 6]), 1, ALL, vec![2]),
+        (PeerStates::default(), 1, "10.0.0.2/32", vec![2]),
+    ] {
+        let found = holders_of_spares(&cluster, &peers, host(me), &network, range(within));
+        let asked: Vec<_> = asked.into_iter().map(host).collect();
+        assert_eq!(found, asked, "host {me} asks for {within}");
+    }
 }
 
 #[test]
 fn the_message_differs_if_the_engine_chose_the_address() {
-    let local = Local::default();
-    let explain = |docker_ipam, holders, me, last| {
-        let (cluster, network) = cluster(docker_ipam, holders);
-        TakenChoice::of(&cluster, &local, host(me), &network, at(last))
-            .map(|choice| choice.to_string())
-    };
-    let full = explain(true, [3, 2, 2, 3, 3, 3], 1, 2).unwrap();
+    let full = explanation(true, [3, 2, 2, 3, 3, 3], 1).unwrap();
     assert!(full.contains("10.0.0.2 of network") && full.contains("in use on host h2"), "{full}");
     assert!(
         full.contains("subnet 10.0.0.0/29 has no free address left") && !full.contains("--ip "),
         "{full}"
     );
-    let free = explain(true, [3, 2, 0, 0, 3, 3], 1, 2).unwrap();
+    let free = explanation(true, [3, 2, 0, 0, 3, 3], 1).unwrap();
     assert!(free.contains("--ip 10.0.0.4") && free.contains("--ipam-driver shoutd"), "{free}");
-    let in_stock = explain(true, [1, 2, 0, 0, 3, 3], 1, 2).unwrap();
+    let in_stock = explanation(true, [1, 2, 0, 0, 3, 3], 1).unwrap();
     assert!(in_stock.contains("--ip 10.0.0.1"), "{in_stock}");
     // A user chose it.
-    assert_eq!(explain(true, [1, 2, 2, 3, 3, 3], 3, 2), None);
-    assert_eq!(explain(false, [1, 2, 2, 3, 3, 3], 1, 2), None);
+    assert_eq!(explanation(true, [1, 2, 2, 3, 3, 3], 3), None);
+    assert_eq!(explanation(false, [1, 2, 2, 3, 3, 3], 1), None);
+}
+
+/// What a host tells of 10.0.0.2, which host 2 holds, if the engine chose it.
+fn explanation(docker_ipam: bool, holders: [u64; 6], me: u64) -> Option<String> {
+    let (cluster, network) = cluster(docker_ipam, holders);
+    TakenChoice::of(&cluster, &Local::default(), host(me), &network, at(2))
+        .map(|choice| choice.to_string())
 }

@@ -97,10 +97,11 @@ impl Cluster {
     fn move_hosts(&mut self, moves: &BTreeMap<HostId, SocketAddr>) -> Result<Outcome, Refusal> {
         for (id, address) in moves {
             let host = self.hosts.get(id).ok_or(Refusal::UnknownHost(*id))?;
-            let after =
-                |(other, host): (&HostId, &Host)| moves.get(other).copied().unwrap_or(host.address);
-            let mut others = self.hosts.iter().filter(|(other, _)| *other != id);
-            if let Some((_, other)) = others.find(|other| after(*other).ip() == address.ip()) {
+            let holder =
+                self.hosts.iter().filter(|(other, _)| *other != id).find(|(other, host)| {
+                    moves.get(other).unwrap_or(&host.address).ip() == address.ip()
+                });
+            if let Some((_, other)) = holder {
                 return Err(Refusal::HostAddressTaken {
                     address: address.ip().to_string(),
                     name: other.name.clone(),

@@ -189,9 +189,8 @@ impl Network {
         if !(self.settings.swarm && settings.swarm) {
             return self.origin == origin && self.settings == *settings;
         }
-        let subnets =
-            |settings: &Settings| settings.pools.iter().map(|pool| pool.subnet).collect::<Vec<_>>();
-        subnets(&self.settings) == subnets(settings)
+        let ours = self.settings.pools.iter().map(|pool| pool.subnet);
+        ours.eq(settings.pools.iter().map(|pool| pool.subnet))
     }
 
     fn count_claim(&mut self, host: HostId) {

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
-use crate::cluster::{Cluster, Network, Pool};
+use crate::cluster::{Cluster, Network};
 use crate::{HostId, NetworkId};
 
 /// How many free subnets we try, because some may have been granted a moment ago.
@@ -83,11 +83,11 @@ pub fn pools_to_try(
     let (subnet, _) = requested;
     let known = cluster.networks.get(network);
     let pools = known.map(|known| known.settings.pools.as_slice()).unwrap_or_default();
-    let is_other = |pool: &&Pool| {
-        pool.subnet != subnet && pool.subnet.addr().is_ipv4() == subnet.addr().is_ipv4()
-    };
-    let others =
-        pools.iter().filter(is_other).map(|pool| (pool.subnet, pool.range.unwrap_or(pool.subnet)));
+    let others = pools
+        .iter()
+        .filter(|pool| pool.subnet != subnet)
+        .filter(|pool| pool.subnet.addr().is_ipv4() == subnet.addr().is_ipv4())
+        .map(|pool| (pool.subnet, pool.range.unwrap_or(pool.subnet)));
     std::iter::once(requested).chain(others).collect()
 }
 

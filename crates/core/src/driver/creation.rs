@@ -47,18 +47,19 @@ pub fn check_mirror(
     option: &str,
     given: Vec<IpNet>,
 ) -> Result<NetworkId, MirrorRefusal> {
-    let unknown = || MirrorRefusal::Unknown(option.to_owned());
-    let network: NetworkId = option.parse().map_err(|_| unknown())?;
-    let known = cluster.networks.get(&network).ok_or_else(unknown)?;
-    if !operations.is_mirroring(&network) {
+    let id: Option<NetworkId> = option.parse().ok();
+    let Some((network, known)) = id.and_then(|id| cluster.networks.get_key_value(&id)) else {
+        return Err(MirrorRefusal::Unknown(option.to_owned()));
+    };
+    if !operations.is_mirroring(network) {
         return Err(MirrorRefusal::Reserved);
     }
     let agreed: Vec<_> = known.settings.pools.iter().map(|pool| pool.subnet).collect();
     if given != agreed {
-        let title = known.title(&network).to_owned();
+        let title = known.title(network).to_owned();
         return Err(MirrorRefusal::OtherSubnets { title, agreed, given });
     }
-    Ok(network)
+    Ok(network.clone())
 }
 
 /// Records that a Docker network is a copy of a network. Returns whether it is: a mirror is not if

@@ -106,8 +106,6 @@ pub fn containers(
     local: &Local,
     peers: &PeerStates,
 ) -> BTreeMap<String, KnowingContainer> {
-    let is_resolved =
-        |id: &NetworkId| cluster.networks.get(id).is_some_and(|known| known.resolves_names());
     let mut found: BTreeMap<&String, (KnowingContainer, BTreeSet<&NetworkId>)> = BTreeMap::new();
     for endpoint in local.endpoints.values() {
         let Some(container) = &endpoint.container else { continue };
@@ -116,7 +114,8 @@ pub fn containers(
         knowing.hosts_file = container.own_hosts_file().or(knowing.hosts_file.take());
         knowing.foreign_file =
             container.foreign_hosts_file().map(Path::to_owned).or(knowing.foreign_file.take());
-        if is_resolved(&endpoint.network) {
+        let network = cluster.networks.get(&endpoint.network);
+        if network.is_some_and(|network| network.resolves_names()) {
             networks.insert(&endpoint.network);
             knowing.asks_in = endpoint.sandbox.clone().filter(|_| container.asks_resolver);
         }

@@ -59,9 +59,13 @@ impl Name {
     /// Whether every host or engine uses the name for itself. It never means a container of another
     /// host.
     pub fn is_this_hosts(&self) -> bool {
-        let is_below =
-            |domain: &str| self.0.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'));
-        LOOPBACK.contains(&self.as_str()) || is_below("localhost") || is_below("docker.internal")
+        LOOPBACK.contains(&self.as_str())
+            || self.is_below("localhost")
+            || self.is_below("docker.internal")
+    }
+
+    fn is_below(&self, domain: &str) -> bool {
+        self.0.strip_suffix(domain).is_some_and(|rest| rest.ends_with('.'))
     }
 
     /// Whether the name may exist in the public DNS: it has several labels, and the last one may be

@@ -177,22 +177,23 @@ fn plan_ports(
     missing_sandboxes: &BTreeSet<PathBuf>,
     plan: &mut Vec<Action>,
 ) {
-    let is_kept = |name: &DeviceName, found: &ObservedPort| {
-        let wanted = desired.ports.get(name).map(|port| OwnerTag::Endpoint(port.endpoint.clone()));
-        wanted.is_some() && found.mark == wanted
-    };
     // Deletions precede creations: a new endpoint may have the name or the addresses of an old one.
     for (name, found) in &current.ports {
-        if !is_kept(name, found) {
+        if !is_same_endpoint(found, desired.ports.get(name)) {
             plan.push(Action::DeletePort { vni, name: name.clone() });
         }
     }
     for (name, port) in &desired.ports {
-        match current.ports.get(name).filter(|found| is_kept(name, found)) {
+        match current.ports.get(name).filter(|found| is_same_endpoint(found, Some(port))) {
             None => plan_missing_port(vni, port, desired, missing_sandboxes, plan),
             Some(found) => plan_kept_port(vni, (name, port), desired, found, plan),
         }
     }
+}
+
+/// Whether a port is that of the endpoint that is to have it.
+fn is_same_endpoint(found: &ObservedPort, desired: Option<&Port>) -> bool {
+    desired.is_some_and(|port| found.mark == Some(OwnerTag::Endpoint(port.endpoint.clone())))
 }
 
 fn plan_missing_port(

@@ -156,16 +156,17 @@ impl Forwarding {
     /// members.
     fn retain_groups(&mut self, found: &Self, replication: &Replication, most: usize) {
         let mut sources: BTreeMap<IpAddr, usize> = BTreeMap::new();
-        let mut is_kept = |key: &SourceGroup| {
+        let surplus = found.groups.keys().filter(|key| {
+            if self.groups.contains_key(key) {
+                return false;
+            }
             if replication.provisional {
                 return true;
             }
             let kept = sources.entry(key.1).or_default();
             *kept += 1;
-            *kept <= KEPT_SOURCES_MAX && is_retained_source(replication, *key)
-        };
-        let surplus =
-            found.groups.keys().filter(|key| !self.groups.contains_key(key) && is_kept(key));
+            *kept <= KEPT_SOURCES_MAX && is_retained_source(replication, **key)
+        });
         let kept: Vec<SourceGroup> =
             surplus.take(most.saturating_sub(self.groups.len())).copied().collect();
         for key in kept {
@@ -302,10 +303,12 @@ impl Forwarding {
     /// wider entry. `None` if there is none, so that the packets go to every host.
     fn fallback(&self, (source, group): SourceGroup) -> Option<&BTreeSet<Destination>> {
         let of_group = self.groups.get(&(None, group)).filter(|_| source.is_some());
-        let is_of_family =
-            |(_, all): &&SourceGroup| all.is_ipv4() == group.is_ipv4() && *all != group;
-        of_group
-            .or_else(|| UNREGISTERED.iter().find(is_of_family).and_then(|all| self.groups.get(all)))
+        of_group.or_else(|| {
+            let catch_all = UNREGISTERED
+                .iter()
+                .find(|(_, all)| all.is_ipv4() == group.is_ipv4() && *all != group)?;
+            self.groups.get(catch_all)
+        })
     }
 
     fn remove(&self, wanted: &Self, changes: &mut Vec<Change>) {

@@ -185,22 +185,21 @@ mod tests {
 
     #[test]
     fn options_that_protect_or_separate_are_refused_and_others_are_accepted() {
-        let bridge = |name: &str| format!("com.docker.network.bridge.{name}");
         for (name, asks, asks_nothing) in [
-            (bridge("enable_icc"), "false", "true"),
-            (bridge("host_binding_ipv4"), "127.0.0.1", "0.0.0.0"),
-            (bridge("enable_ip_masquerade"), "false", "true"),
-            (bridge("gateway_mode_ipv4"), "isolated", "nat"),
-            (bridge("gateway_mode_ipv6"), "routed", "nat"),
-            (bridge("name"), "br-foo", ""),
-            ("com.docker.network.host_ipv4".to_owned(), "10.0.0.7", ""),
-            ("com.docker.network.driver.overlay.vxlanid_list".to_owned(), "4097", ""),
-            ("parent".to_owned(), "eth0.50", ""),
-            ("macvlan_mode".to_owned(), "private", ""),
+            ("com.docker.network.bridge.enable_icc", "false", "true"),
+            ("com.docker.network.bridge.host_binding_ipv4", "127.0.0.1", "0.0.0.0"),
+            ("com.docker.network.bridge.enable_ip_masquerade", "false", "true"),
+            ("com.docker.network.bridge.gateway_mode_ipv4", "isolated", "nat"),
+            ("com.docker.network.bridge.gateway_mode_ipv6", "routed", "nat"),
+            ("com.docker.network.bridge.name", "br-foo", ""),
+            ("com.docker.network.host_ipv4", "10.0.0.7", ""),
+            ("com.docker.network.driver.overlay.vxlanid_list", "4097", ""),
+            ("parent", "eth0.50", ""),
+            ("macvlan_mode", "private", ""),
         ] {
-            let error = check_options(&one(&name, asks)).unwrap_err().to_string();
-            assert!(error.contains(&name) && error.contains("leave it out"), "{error}");
-            assert_eq!(check_options(&one(&name, asks_nothing)), Ok(()), "{name}");
+            let error = check_options(&one(name, asks)).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("leave it out"), "{error}");
+            assert_eq!(check_options(&one(name, asks_nothing)), Ok(()), "{name}");
         }
         for name in [
             "com.docker.network.driver.mtu",

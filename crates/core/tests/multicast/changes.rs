@@ -4,9 +4,41 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use proptest::prelude::*;
+use shoutd_core::MacAddress;
+use shoutd_core::multicast::SourceGroup;
 use shoutd_core::plane::{Change, Destination, Filter, Forwarding, Tier};
 
-use crate::model::{any_segment, looked_up, packet};
+use crate::model::{any_segment, looked_up, packet, receivers};
+
+fn tier() -> impl Strategy<Value = Tier> {
+    prop::sample::select(vec![Tier::Flood, Tier::MulticastFdb, Tier::VxlanMdb])
+}
+
+/// An entry that takes the kernel several steps.
+#[derive(Debug, PartialEq, Eq)]
+enum Entry {
+    Group(SourceGroup),
+    GroupMac(MacAddress),
+}
+
+/// The entry that a change belongs to, and whether the entry is being built or taken apart.
+fn entry(change: &Change) -> Option<(Entry, bool)> {
+    match change {
+        Change::Group { key, add, .. } => Some((Entry::Group(*key), *add)),
+        Change::GroupMac { mac, add, .. } => Some((Entry::GroupMac(*mac), *add)),
+        _ => None,
+    }
+}
+
+/// Whether a change concerns a host that is served otherwise; `None` is every host.
+fn is_served(change: &Change, served: Option<&BTreeSet<IpAddr>>) -> bool {
+    match change {
+        Change::Group { to: Destination::Host(host), .. } => {
+            served.is_none_or(|served| served.contains(host))
+        }
+        _ => false,
+    }
+}
 
 fn done(mut tables: Forwarding, changes: &[Change]) -> Forwarding {
     changes.iter().for_each(|change| tables.apply(change));
@@ -18,21 +50,20 @@ proptest! {
     fn changes_lead_from_any_tables_to_the_desired_ones(
         before in any_segment(),
         after in any_segment(),
-        tiers in (0_usize..3, 0_usize..3),
+        (tier_before, tier_after) in (tier(), tier()),
         is_broken in any::<bool>(),
     ) {
-        let tier = |number: usize| [Tier::Flood, Tier::MulticastFdb, Tier::VxlanMdb][number];
         let filter = if is_broken {
             Filter::Broken
         } else {
-            Forwarding::wanted(&before, tier(tiers.0)).filter
+            Forwarding::wanted(&before, tier_before).filter
         };
-        let there = Forwarding { filter, ..Forwarding::wanted(&before, tier(tiers.0)) };
-        let wanted = Forwarding::wanted(&after, tier(tiers.1));
+        let there = Forwarding { filter, ..Forwarding::wanted(&before, tier_before) };
+        let wanted = Forwarding::wanted(&after, tier_after);
         prop_assert_eq!(done(there.clone(), &there.changes_to(&wanted)), wanted.clone());
         prop_assert_eq!(wanted.changes_to(&wanted), vec![]);
-        let between = Forwarding::changes_between(&before, &after, tier(tiers.1));
-        prop_assert_eq!(done(Forwarding::wanted(&before, tier(tiers.1)), &between), wanted);
+        let between = Forwarding::changes_between(&before, &after, tier_after);
+        prop_assert_eq!(done(Forwarding::wanted(&before, tier_after), &between), wanted);
     }
 
     /// After each change, a host that gets a packet before and after all changes gets it in between
@@ -42,26 +73,20 @@ proptest! {
     fn no_host_loses_packets_while_tables_change(
         before in any_segment(),
         after in any_segment(),
-        tiers in (0_usize..3, 0_usize..3),
+        (tier_before, tier_after) in (tier(), tier()),
         (source, group) in packet(),
     ) {
-        let tier = |number: usize| [Tier::Flood, Tier::MulticastFdb, Tier::VxlanMdb][number];
-        let mut tables = Forwarding::wanted(&before, tier(tiers.0));
-        let wanted = Forwarding::wanted(&after, tier(tiers.1));
+        let mut tables = Forwarding::wanted(&before, tier_before);
+        let wanted = Forwarding::wanted(&after, tier_after);
         let all: BTreeSet<IpAddr> =
             (1..6).map(|last| Ipv4Addr::new(192, 0, 2, last).into()).collect();
-        let at =
-            |tables: &Forwarding| looked_up(tables, source, group).unwrap_or_else(|| all.clone());
-        let always = &at(&tables) & &at(&wanted);
+        let always =
+            &receivers(&tables, source, group, &all) & &receivers(&wanted, source, group, &all);
         let changes = tables.changes_to(&wanted);
-        let entry = |change: &Change| match change {
-            Change::Group { key, add, .. } => Some((Some(*key), None, *add)),
-            Change::GroupMac { mac, add, .. } => Some((None, Some(*mac), *add)),
-            _ => None,
-        };
         for steps in changes.chunk_by(|a, b| entry(a).is_some() && entry(a) == entry(b)) {
             steps.iter().for_each(|change| tables.apply(change));
-            prop_assert!(at(&tables).is_superset(&always), "after {:?}", steps);
+            let reached = receivers(&tables, source, group, &all);
+            prop_assert!(reached.is_superset(&always), "after {:?}", steps);
         }
     }
 
@@ -86,14 +111,8 @@ proptest! {
             }
             let source = key.0.unwrap_or(Ipv4Addr::new(198, 51, 100, 1).into());
             let served = looked_up(without, source, key.1);
-            let is_served = |change: &Change| match change {
-                Change::Group { to: Destination::Host(host), .. } => {
-                    served.as_ref().is_none_or(|all| all.contains(host))
-                }
-                _ => false,
-            };
             prop_assert!(
-                steps.iter().is_sorted_by_key(|step| is_served(step) != *add),
+                steps.iter().is_sorted_by_key(|step| is_served(step, served.as_ref()) != *add),
                 "{steps:?} beside {served:?}"
             );
         }

@@ -25,6 +25,10 @@ fn entries(memberships: &Memberships) -> Vec<(IpAddr, Knowledge)> {
     entries
 }
 
+fn selects(memberships: &Memberships, source: IpAddr, group: IpAddr) -> bool {
+    memberships.groups.get(&group).is_some_and(|filter| filter.admits(source))
+}
+
 proptest! {
     #[test]
     fn memberships_are_the_union_of_all_ports(
@@ -49,12 +53,10 @@ proptest! {
         for (port, group, knowledge) in &all {
             database.learn(*port, *group, *knowledge);
         }
-        let selects = |memberships: &Memberships| {
-            memberships.groups.get(&group).is_some_and(|f| f.admits(source))
-        };
         let found = database.memberships().clone();
         prop_assert_eq!(found.router, ports.iter().any(|memberships| memberships.router));
-        prop_assert_eq!(selects(&found), is_advertised(group) && ports.iter().any(selects));
+        let is_wanted = ports.iter().any(|port| selects(port, source, group));
+        prop_assert_eq!(selects(&found, source, group), is_advertised(group) && is_wanted);
 
         // The container of the first port ends.
         for (port, group, knowledge) in all.iter().filter(|(port, ..)| *port == 0) {
@@ -77,8 +79,9 @@ proptest! {
         prop_assert_eq!(&groups, &noted.memberships().groups);
         prop_assert_eq!(noted.take_changes(), vec![]);
         let mut database = noted;
-        let rest = ports.iter().skip(1).any(selects);
-        prop_assert_eq!(selects(database.memberships()), is_advertised(group) && rest);
+        let is_wanted = ports.iter().skip(1).any(|port| selects(port, source, group));
+        let is_selected = selects(database.memberships(), source, group);
+        prop_assert_eq!(is_selected, is_advertised(group) && is_wanted);
         prop_assert!(!database.entries_per_port().contains_key(&0));
         // Each entry counts once for all ports.
         let each =

@@ -83,13 +83,15 @@ pub fn hosts() -> impl Strategy<Value = Hosts> {
 
 /// Hosts and a packet; often only with groups of DDS that share a MAC address.
 pub fn scene() -> impl Strategy<Value = (Hosts, (IpAddr, IpAddr))> {
-    let dds_group =
-        || prop::sample::select(DDS_GROUPS.map(|text| text.parse::<IpAddr>().unwrap()).to_vec());
     let groups = btree_map(dds_group(), filter(), 0..3);
     let hosts_with_dds =
         hosts_with(groups.prop_map(|groups| Memberships { groups, router: false }));
     let packet_of_dds = (Just("fd00::1".parse().unwrap()), dds_group());
     prop_oneof![(hosts(), packet()), (hosts_with_dds, packet_of_dds)]
+}
+
+fn dds_group() -> impl Strategy<Value = IpAddr> {
+    prop::sample::select(DDS_GROUPS.to_vec()).prop_map(|text| text.parse().unwrap())
 }
 
 pub fn replicated(hosts: &Hosts, most: usize) -> Replication {
@@ -143,6 +145,16 @@ prop_compose! {
     ) -> Segment {
         Segment { remote_macs, ..segment(replicated(&hosts, most)) }
     }
+}
+
+/// The hosts that get a packet with these tables, out of all hosts of the network.
+pub fn receivers(
+    tables: &Forwarding,
+    source: IpAddr,
+    group: IpAddr,
+    all: &BTreeSet<IpAddr>,
+) -> BTreeSet<IpAddr> {
+    looked_up(tables, source, group).unwrap_or_else(|| all.clone())
 }
 
 /// Where the kernel sends a packet with these tables; `None` is to every host (`vxlan_xmit`,

@@ -50,13 +50,8 @@ fn settled(of: &Arc<Members>) -> (Reports, Duration) {
 }
 
 /// The records that are sent at this time.
-fn records(reports: &mut Reports, now: Duration) -> Vec<(RecordKind, IpAddr, Vec<IpAddr>)> {
-    let reports = reports.take(now, |_, _| false);
-    reports
-        .into_iter()
-        .flat_map(|report| report.records)
-        .map(|record| (record.kind, record.group, record.sources))
-        .collect()
+fn records(reports: &mut Reports, now: Duration) -> Vec<Record> {
+    reports.take(now, |_, _| false).into_iter().flat_map(|report| report.records).collect()
 }
 
 /// A router that forwards what is selected in each group. When a member selects less, it queries
@@ -90,6 +85,25 @@ impl Router {
         is_less.then(|| query(Version::Third, Some(record.group)))
     }
 
+    /// Receives the reports that are sent at this time, unless they are lost, and sends queries.
+    fn exchange(
+        &mut self,
+        reports: &mut Reports,
+        now: Duration,
+        are_lost: bool,
+    ) -> Result<(), TestCaseError> {
+        for report in reports.take(now, |_, _| false) {
+            prop_assert_eq!(report.version, Version::Third);
+            if are_lost {
+                continue;
+            }
+            for query in report.records.iter().filter_map(|record| self.take(record)) {
+                reports.receive_query(query, now);
+            }
+        }
+        Ok(())
+    }
+
     fn knows(&self) -> Members {
         let known = self.state.iter().filter(|(_, filter)| has_members(filter));
         known.map(|(group, filter)| (*group, filter.clone())).collect()
@@ -116,22 +130,9 @@ proptest! {
         let mut now = Duration::ZERO;
         reports.set_routers(&BTreeSet::from([PORT]), now);
         let last = steps.last().map(|(members, ..)| members.clone()).unwrap();
-        let mut deliver = |reports: &mut Reports, now, is_lost: bool| {
-            for report in reports.take(now, |_, _| false) {
-                prop_assert_eq!(report.version, Version::Third);
-                let answers: Vec<Query> = report
-                    .records
-                    .iter()
-                    .filter(|_| !is_lost)
-                    .filter_map(|record| router.take(record))
-                    .collect();
-                answers.into_iter().for_each(|query| reports.receive_query(query, now));
-            }
-            Ok(())
-        };
         for (members, pause, is_lost) in steps {
             reports.set_members(Arc::new(members), now);
-            deliver(&mut reports, now, is_lost)?;
+            router.exchange(&mut reports, now, is_lost)?;
             now += Duration::from_millis(pause);
         }
         // A lost report is repeated. If the repetition is lost too, a query gets the answer.
@@ -141,7 +142,7 @@ proptest! {
         let end = now + Duration::from_secs(126);
         while let Some(at) = reports.wake().filter(|at| *at <= end) {
             now = now.max(at);
-            deliver(&mut reports, now, false)?;
+            router.exchange(&mut reports, now, false)?;
         }
         // If both leaves of a group were lost, the router has the group until it queries and gets
         // no answer.
@@ -208,7 +209,7 @@ proptest! {
         let query = Query { sources: queried.clone(), ..query(Version::Third, Some(group)) };
         reports.receive_query(query, now);
         let answered: BTreeSet<IpAddr> =
-            records(&mut reports, now).into_iter().flat_map(|(.., sources)| sources).collect();
+            records(&mut reports, now).into_iter().flat_map(|record| record.sources).collect();
         prop_assert_eq!(
             answered,
             queried.into_iter().filter(|source| filter.admits(*source)).collect()
@@ -230,7 +231,8 @@ fn a_new_router_gets_all_groups_and_the_others_none() {
 fn a_change_is_reported_exactly_twice() {
     let (mut reports, now) = settled(&members(&[]));
     reports.set_members(members(&[("239.1.1.1", SourceFilter::all())]), now);
-    let joined = vec![(RecordKind::ToExclude, ip("239.1.1.1"), vec![])];
+    let group = ip("239.1.1.1");
+    let joined = vec![Record { kind: RecordKind::ToExclude, group, sources: vec![] }];
     assert_eq!((reports.wake(), records(&mut reports, now)), (Some(now), joined.clone()));
     let again = reports.wake().unwrap();
     assert!(again > now && again <= now + Duration::from_secs(1));
@@ -240,7 +242,8 @@ fn a_change_is_reported_exactly_twice() {
     );
 
     reports.set_members(members(&[]), again);
-    assert_eq!(records(&mut reports, again), [(RecordKind::ToInclude, ip("239.1.1.1"), vec![])]);
+    let left = Record { kind: RecordKind::ToInclude, group, sources: vec![] };
+    assert_eq!(records(&mut reports, again), [left]);
 }
 
 #[test]
@@ -269,7 +272,7 @@ fn a_query_is_answered_in_time_with_any_number_of_groups() {
             all.len()
         );
         let groups: Vec<_> =
-            records(&mut reports, now).into_iter().map(|(_, group, _)| group).collect();
+            records(&mut reports, now).into_iter().map(|record| record.group).collect();
         assert!(groups.len() <= 200);
         sent.extend(groups);
         // Frequent queries do not keep groups from being reported.
@@ -292,7 +295,8 @@ fn older_queries_are_answered_in_their_version_while_they_continue() {
         reports.set_members(members(&[]), now);
         assert_eq!(records(&mut reports, now).len(), leaves, "{version:?}");
         reports.set_members(all.clone(), now);
-        assert_eq!(records(&mut reports, now), [(RecordKind::IsExclude, group, vec![])]);
+        let joined = Record { kind: RecordKind::IsExclude, group, sources: vec![] };
+        assert_eq!(records(&mut reports, now), [joined]);
 
         let later = now + Duration::from_secs(300);
         reports.receive_query(query(Version::Third, None), later);
@@ -326,31 +330,27 @@ fn without_a_router_there_is_no_state_and_nothing_is_due() {
 
 #[test]
 fn the_source_address_of_reports_is_a_remote_containers_in_the_same_subnet() {
-    let endpoint = |addresses: &[&str]| AdvertisedEndpoint {
-        mac: MacAddress::for_ipv4([10, 0, 0, 1].into()),
-        addresses: addresses.iter().map(|address| ip(address)).collect(),
-        names: BTreeSet::new(),
-    };
-    let id = |digit: &str| digit.repeat(64).parse().unwrap();
-    let network = AdvertisedNetwork {
-        endpoints: BTreeMap::from([
-            (id("a"), endpoint(&["10.1.0.9", "fd00::9"])),
-            (id("b"), endpoint(&["10.0.0.8"])),
-            (id("c"), endpoint(&["10.0.0.7"])),
-        ]),
-        ..AdvertisedNetwork::default()
-    };
+    let mut network = AdvertisedNetwork::default();
+    for (digit, addresses) in
+        [("a", vec!["10.1.0.9", "fd00::9"]), ("b", vec!["10.0.0.8"]), ("c", vec!["10.0.0.7"])]
+    {
+        let endpoint = AdvertisedEndpoint {
+            mac: MacAddress::for_ipv4([10, 0, 0, 1].into()),
+            addresses: addresses.into_iter().map(ip).collect(),
+            names: BTreeSet::new(),
+        };
+        network.endpoints.insert(digit.repeat(64).parse().unwrap(), endpoint);
+    }
     let elsewhere = RemoteMembers::new([Arc::new(network)].into_iter());
-    let from = |port: &[&str]| {
-        let port: Vec<IpNet> = port.iter().map(|address| address.parse().unwrap()).collect();
-        elsewhere.address_for(port.iter()).to_string()
-    };
-    assert_eq!(
-        (from(&["fd00::1/64", "10.0.0.1/24"]), from(&["10.2.0.1/16"])),
-        ("10.0.0.7".into(), "0.0.0.0".into())
-    );
-    // A router ignores a report from its own address.
-    assert_eq!(from(&["10.1.0.9/24"]), "0.0.0.0");
+    for (port, expected) in [
+        (vec!["fd00::1/64", "10.0.0.1/24"], "10.0.0.7"),
+        (vec!["10.2.0.1/16"], "0.0.0.0"),
+        // A router ignores a report from its own address.
+        (vec!["10.1.0.9/24"], "0.0.0.0"),
+    ] {
+        let addresses: Vec<IpNet> = port.iter().map(|address| address.parse().unwrap()).collect();
+        assert_eq!(elsewhere.address_for(addresses.iter()).to_string(), expected, "{port:?}");
+    }
 }
 
 #[test]

@@ -11,7 +11,9 @@ use shoutd_core::limits::{KEPT_SOURCES_MAX, REPLICATED_MAX};
 use shoutd_core::multicast::{Replication, goes_to_every_host, group_mac, is_link_local};
 use shoutd_core::plane::{Change, Destination, Forwarding, Segment, Tier};
 
-use crate::model::{any_segment, gets, group, host, looked_up, packet, replicated, scene, segment};
+use crate::model::{
+    any_segment, gets, group, host, looked_up, packet, receivers, replicated, scene, segment,
+};
 
 proptest! {
     /// Also for entries that an earlier version left.
@@ -57,20 +59,18 @@ proptest! {
         let tier = if by_mac { Tier::MulticastFdb } else { Tier::VxlanMdb };
         let mut tables = Forwarding::wanted(&before, tier);
         let wanted = Forwarding::desired_with_retained(&tables, &after, tier);
-        let at =
-            |tables: &Forwarding| looked_up(tables, source, group).unwrap_or_else(|| all.clone());
-        // At least what would be sent without retained entries.
-        prop_assert!(
-            at(&wanted).is_superset(&(&at(&Forwarding::wanted(&after, tier)) & &after.remotes))
-        );
-        let always = &at(&tables) & &at(&wanted);
+        let in_the_end = receivers(&wanted, source, group, &all);
+        let without_retained = receivers(&Forwarding::wanted(&after, tier), source, group, &all);
+        prop_assert!(in_the_end.is_superset(&(&without_retained & &after.remotes)));
+        let always = &receivers(&tables, source, group, &all) & &in_the_end;
         for change in tables.changes_to(&wanted) {
             tables.apply(&change);
             if !matches!(
                 change,
                 Change::Group { add: true, .. } | Change::GroupMac { add: true, .. }
             ) {
-                prop_assert!(at(&tables).is_superset(&always), "after {:?}", change);
+                let reached = receivers(&tables, source, group, &all);
+                prop_assert!(reached.is_superset(&always), "after {:?}", change);
             }
         }
         prop_assert_eq!(&tables, &wanted);
@@ -113,6 +113,10 @@ fn remote(last: u8) -> IpAddr {
     Ipv4Addr::new(192, 0, 2, last).into()
 }
 
+fn numbered_group(last: u8) -> IpAddr {
+    Ipv4Addr::new(239, 0, 0, last).into()
+}
+
 fn mac(last: u8) -> MacAddress {
     MacAddress([2, 0, 0, 0, 0, last])
 }
@@ -122,9 +126,8 @@ fn found_and_desired() -> (Forwarding, Segment) {
     let mut before = segment(Replication::default());
     before.remotes = [2, 3].map(remote).into();
     before.remote_macs = [(9, 2), (8, 3), (7, 4)].map(|(last, at)| (mac(last), remote(at))).into();
-    Arc::make_mut(&mut before.replication).groups = [1, 2, 3]
-        .map(|last| ((None, Ipv4Addr::new(239, 0, 0, last).into()), [remote(2)].into()))
-        .into();
+    Arc::make_mut(&mut before.replication).groups =
+        [1, 2, 3].map(|last| ((None, numbered_group(last)), [remote(2)].into())).into();
     let found = Forwarding::wanted(&before, Tier::VxlanMdb);
     let mut after = segment(Replication {
         provisional: true,
@@ -135,25 +138,24 @@ fn found_and_desired() -> (Forwarding, Segment) {
     (found, after)
 }
 
+/// The MAC addresses, by their last octet, that are pinned to hosts in the tables with retained
+/// entries, and these hosts.
+fn pinned(found: &Forwarding, after: &Segment) -> Vec<(u8, String)> {
+    let wanted = Forwarding::desired_with_retained(found, after, Tier::VxlanMdb);
+    assert!(wanted.ports.keys().eq(wanted.remote_macs.keys()));
+    wanted.remote_macs.into_iter().map(|(mac, host)| (mac.0[5], host.to_string())).collect()
+}
+
 #[test]
 fn endpoints_stay_pinned_while_their_hosts_are_not_in_sync() {
     let (found, mut after) = found_and_desired();
-    let pinned = |after: &Segment| {
-        let wanted = Forwarding::desired_with_retained(&found, after, Tier::VxlanMdb);
-        assert!(wanted.ports.keys().eq(wanted.remote_macs.keys()));
-        wanted
-            .remote_macs
-            .into_iter()
-            .map(|(mac, host)| (mac.0[5], host.to_string()))
-            .collect::<Vec<_>>()
-    };
     // Host 3 is known to have none. Host 4 is not even known to have the network.
-    assert_eq!(pinned(&after), [(7, "192.0.2.4".to_owned()), (9, "192.0.2.2".to_owned())]);
+    assert_eq!(pinned(&found, &after), [(7, "192.0.2.4".to_owned()), (9, "192.0.2.2".to_owned())]);
     // Unless they are desired elsewhere.
-    after.remote_macs.insert(mac(9), Ipv4Addr::new(192, 0, 2, 3).into());
-    assert_eq!(pinned(&after), [(7, "192.0.2.4".to_owned()), (9, "192.0.2.3".to_owned())]);
+    after.remote_macs.insert(mac(9), remote(3));
+    assert_eq!(pinned(&found, &after), [(7, "192.0.2.4".to_owned()), (9, "192.0.2.3".to_owned())]);
     Arc::make_mut(&mut after.replication).provisional = false;
-    assert_eq!(pinned(&after), [(9, "192.0.2.3".to_owned())]);
+    assert_eq!(pinned(&found, &after), [(9, "192.0.2.3".to_owned())]);
 }
 
 #[test]
@@ -168,29 +170,27 @@ fn the_number_of_retained_entries_is_limited() {
 
 #[test]
 fn retained_sources_are_limited_per_group() {
-    let host = |last| BTreeSet::from([IpAddr::from(Ipv4Addr::new(192, 0, 2, last))]);
-    let group = |last| IpAddr::from(Ipv4Addr::new(239, 0, 0, last));
     let mut before = Replication::default();
-    let sources = (0..=255).map(|last| Some(IpAddr::from(Ipv4Addr::new(10, 0, 0, last))));
-    before
-        .groups
-        .extend(sources.flat_map(|source| [1, 2, 3].map(|last| ((source, group(last)), host(2)))));
+    for source in 0..=255 {
+        let source = Some(Ipv4Addr::new(10, 0, 0, source).into());
+        let to: BTreeSet<IpAddr> = [remote(2)].into();
+        before.groups.extend([1, 2, 3].map(|last| ((source, numbered_group(last)), to.clone())));
+    }
     // The first two groups have members for all sources, the third does not.
     let mut after = Replication::default();
-    after.groups.extend([1, 2].map(|last| ((None, group(last)), host(last))));
-    after.groups.insert((None, group(3)), BTreeSet::new());
+    for (last, to) in [(1, [remote(1)].into()), (2, [remote(2)].into()), (3, BTreeSet::new())] {
+        after.groups.insert((None, numbered_group(last)), to);
+    }
     let found = Forwarding::wanted(&segment(before), Tier::VxlanMdb);
     let wanted = Forwarding::desired_with_retained(&found, &segment(after), Tier::VxlanMdb);
-    let kept = |last| {
-        wanted
+    for (last, count) in [(1, KEPT_SOURCES_MAX), (2, KEPT_SOURCES_MAX), (3, 0)] {
+        let kept: Vec<_> = wanted
             .groups
             .iter()
-            .filter(|(key, _)| key.0.is_some() && key.1 == group(last))
-            .collect::<Vec<_>>()
-    };
-    assert_eq!([1, 2, 3].map(|last| kept(last).len()), [KEPT_SOURCES_MAX, KEPT_SOURCES_MAX, 0]);
-    for last in [1, 2] {
-        let to = host(last).into_iter().map(Destination::Host).collect::<BTreeSet<_>>();
-        assert!(kept(last).iter().all(|(_, destinations)| **destinations == to));
+            .filter(|((source, group), _)| source.is_some() && *group == numbered_group(last))
+            .collect();
+        assert_eq!(kept.len(), count, "group {last}");
+        let to = BTreeSet::from([Destination::Host(remote(last))]);
+        assert!(kept.iter().all(|(_, destinations)| **destinations == to), "group {last}");
     }
 }

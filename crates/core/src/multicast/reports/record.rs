@@ -116,9 +116,10 @@ pub(super) fn of_older(records: Vec<Record>, version: Version) -> Vec<Record> {
         let kind = if is_leave { RecordKind::ToInclude } else { RecordKind::IsExclude };
         Some(Record { kind, group, sources: Vec::new() })
     });
-    let exists =
-        |record: &Record| version != Version::First || record.kind != RecordKind::ToInclude;
-    translated.filter(exists).filter(|record| seen.insert(record.group)).collect()
+    translated
+        .filter(|record| version != Version::First || record.kind != RecordKind::ToInclude)
+        .filter(|record| seen.insert(record.group))
+        .collect()
 }
 
 /// One record per [`SOURCES_MAX`] sources; none without sources.
