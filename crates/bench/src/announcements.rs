@@ -72,21 +72,23 @@ impl Mesh {
     pub(super) fn new(hosts: u16, sharing: u16, groups: u32) -> Result<Self> {
         ensure!(sharing <= hosts, "{sharing} of {hosts} hosts cannot share a network");
         let network: NetworkId = format!("{:064x}", 1).parse().context("an id")?;
-        let mut cluster = Cluster::default();
+        let mut commands = vec![Command::Found { cluster: ClusterId::new(1) }];
         let mut ids = Vec::new();
-        let mut apply = |command| cluster.apply(&command).map(drop).context("agree");
-        apply(Command::Found { cluster: ClusterId::new(1) })?;
         for number in 1..=hosts {
             let id = HostId::new(number.into()).context("an id")?;
             let [high, low] = number.to_be_bytes();
             let address = format!("192.0.{high}.{low}:7789").parse().context("an address")?;
-            apply(Command::AdmitHost { host: id, name: format!("host{number}"), address })?;
+            commands.push(Command::AdmitHost { host: id, name: format!("host{number}"), address });
             ids.push(id);
         }
-        let origin = *ids.first().context("no hosts")?;
-        apply(Command::CreateNetwork { id: network.clone(), origin, settings: settings()? })?;
+        let (origin, settings) = (*ids.first().context("no hosts")?, settings()?);
+        commands.push(Command::CreateNetwork { id: network.clone(), origin, settings });
         for id in ids.iter().take(sharing.into()) {
-            apply(Command::Attach { network: network.clone(), host: *id })?;
+            commands.push(Command::Attach { network: network.clone(), host: *id });
+        }
+        let mut cluster = Cluster::default();
+        for command in &commands {
+            cluster.apply(command).context("agree")?;
         }
         let hosts = ids.into_iter().enumerate().map(|(index, id)| Host {
             id,

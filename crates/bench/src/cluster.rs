@@ -122,14 +122,8 @@ fn simulate(hosts: u16) -> Result<Figures> {
 
 fn page(all: &[Figures], facts: &Facts) -> String {
     let mut page = format!("{HEAD}\n## Figures\n\n{}\n", facts.machine());
-    let mut table = |title: &str, columns: &str, row: &dyn Fn(&Figures) -> Vec<String>| {
-        let rule = columns.split('|').map(|_| "---").collect::<Vec<_>>().join("|");
-        let _ = write!(page, "\n### {title}\n\n| hosts | {columns} |\n|---|{rule}|\n");
-        for figures in all {
-            let _ = writeln!(page, "| {} | {} |", figures.hosts, row(figures).join(" | "));
-        }
-    };
-    table("Formation", "voters | time, s | messages per host | KiB per host", &|figures| {
+    page += "\n### Formation\n\n";
+    page += &table(all, "voters | time, s | messages per host | KiB per host", |figures| {
         let sent = figures.formation_sent;
         vec![
             figures.voters.to_string(),
@@ -138,25 +132,35 @@ fn page(all: &[Figures], facts: &Facts) -> String {
             format!("{:.0}", sent.bytes / 1024.0),
         ]
     });
-    table(
-        "At rest, each second",
-        "leader | another voter | a learner | to each host that shares a network",
-        &|figures| {
-            let Roles { leader, voter, learner } = &figures.rest;
-            vec![rate(*leader), rate(*voter), learner.map_or_else(none, rate), rate(figures.beat)]
-        },
-    );
-    let change = "leader | another voter | a learner | agreed after, ms | known to all after, ms";
-    table("For each network that is created", change, &|figures| {
+    page += "\n### At rest, each second\n\n";
+    let columns = "leader | another voter | a learner | to each host that shares a network";
+    page += &table(all, columns, |figures| {
+        let Roles { leader, voter, learner } = &figures.rest;
+        vec![rate(*leader), rate(*voter), learner.map_or_else(none, rate), rate(figures.beat)]
+    });
+    page += "\n### For each network that is created\n\n";
+    let columns = "leader | another voter | a learner | agreed after, ms | known to all after, ms";
+    page += &table(all, columns, |figures| {
         let Roles { leader, voter, learner } = &figures.change;
         let times = [figures.agreed, figures.applied_by_all].map(|time| format!("{time:.0}"));
         [vec![rate(*leader), rate(*voter), learner.map_or_else(none, rate)], times.to_vec()]
             .concat()
     });
-    table("On each host", "agreed state with 20 networks, KiB | memory, KiB", &|figures| {
+    page += "\n### On each host\n\n";
+    page += &table(all, "agreed state with 20 networks, KiB | memory, KiB", |figures| {
         vec![format!("{:.0}", figures.state / 1024.0), format!("{:.0}", figures.memory)]
     });
     page
+}
+
+/// A table with a row for each size; `columns` are those after the number of hosts.
+fn table(all: &[Figures], columns: &str, row: impl Fn(&Figures) -> Vec<String>) -> String {
+    let rule = columns.split('|').map(|_| "---").collect::<Vec<_>>().join("|");
+    let mut table = format!("| hosts | {columns} |\n|---|{rule}|\n");
+    for figures in all {
+        let _ = writeln!(table, "| {} | {} |", figures.hosts, row(figures).join(" | "));
+    }
+    table
 }
 
 /// Hosts of a cluster, and how many of them share a network.

@@ -12,6 +12,11 @@ const RIGHT: f64 = 520.0;
 const TOP: f64 = 44.0;
 const STEP: f64 = 30.0;
 
+/// Where a value is on the horizontal axis, whose last value is `longest`.
+fn position(value: f64, longest: f64) -> f64 {
+    LEFT + (RIGHT - LEFT) * value / longest
+}
+
 /// A bar for each measured way, as long as the median, with a line from the smallest to the largest
 /// sample. `None` if nothing was measured.
 pub(super) fn bars(comparison: &Comparison) -> Option<String> {
@@ -23,12 +28,12 @@ pub(super) fn bars(comparison: &Comparison) -> Option<String> {
     if longest <= 0.0 {
         return None;
     }
-    let scale = |value: f64| LEFT + (RIGHT - LEFT) * value / longest;
     let mut bars = String::new();
     let mut top = TOP;
     for (way, spread) in &measured {
         let color = if *way == Way::Shoutd { "#2a6fb0" } else { "#a9b4bf" };
-        let (middle, end) = (top + 10.0, scale(spread.median));
+        let (middle, end) = (top + 10.0, position(spread.median, longest));
+        let greatest = position(spread.greatest, longest);
         _ = write!(
             bars,
             r##"<text x="{label}" y="{base}" text-anchor="end">{way}</text>
@@ -39,9 +44,8 @@ pub(super) fn bars(comparison: &Comparison) -> Option<String> {
             label = LEFT - 8.0,
             base = top + 15.0,
             width = end - LEFT,
-            least = scale(spread.least),
-            greatest = scale(spread.greatest),
-            value = scale(spread.greatest) + 8.0,
+            least = position(spread.least, longest),
+            value = greatest + 8.0,
             median = plain(spread.median),
         );
         top += STEP;

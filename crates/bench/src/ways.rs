@@ -306,15 +306,15 @@ impl Group {
         [Self::One, Self::Two, Self::Three, Self::All, Self::Back, Self::OneOfIpv6];
 
     pub(super) fn address(self) -> IpAddr {
-        let v4 = |last| Ipv4Addr::new(239, 77, 0, last).into();
-        match self {
-            Self::One => v4(1),
-            Self::Two => v4(2),
-            Self::Back => v4(3),
-            Self::Three => v4(4),
-            Self::All => v4(5),
-            Self::OneOfIpv6 => Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x77, 1).into(),
-        }
+        let last = match self {
+            Self::One => 1,
+            Self::Two => 2,
+            Self::Back => 3,
+            Self::Three => 4,
+            Self::All => 5,
+            Self::OneOfIpv6 => return Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 0x77, 1).into(),
+        };
+        Ipv4Addr::new(239, 77, 0, last).into()
     }
 
     /// Whether the host with this number has receivers.

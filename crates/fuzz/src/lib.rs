@@ -55,11 +55,14 @@ enum End {
 
 impl Plan {
     fn from_environment() -> Self {
-        let number = |name| env::var(name).ok().and_then(|text| text.parse().ok());
-        let until = number(SECONDS_VARIABLE)
+        let until = number_from_environment(SECONDS_VARIABLE)
             .map_or(End::Inputs(INPUTS), |seconds| End::Time(Duration::from_secs(seconds)));
-        Self { seed: number(SEED_VARIABLE).unwrap_or(1), until }
+        Self { seed: number_from_environment(SEED_VARIABLE).unwrap_or(1), until }
     }
+}
+
+fn number_from_environment(variable: &str) -> Option<u64> {
+    env::var(variable).ok().and_then(|text| text.parse().ok())
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -154,25 +157,26 @@ fn refuse(reason: &str) -> ! {
 mod tests {
     use super::*;
 
+    /// A decoder that trusts a length field.
+    fn decode(input: &[u8]) -> Result<(), &'static str> {
+        let text = std::str::from_utf8(input).map_err(|_| "not a text")?;
+        let rest = text.strip_prefix("len ").ok_or("no length")?;
+        let (length, rest) = rest.split_once(' ').ok_or("no rest")?;
+        let length: usize = length.parse().map_err(|_| "not a number")?;
+        if length > rest.len() {
+            let _ = rest.as_bytes()[length - 1];
+        }
+        Ok(())
+    }
+
     /// The defect is several steps away from the corpus, and each step gives a new result.
     #[test]
     fn a_defect_behind_several_checks_is_found() {
-        let target = |input: &[u8]| -> Result<(), &'static str> {
-            let text = std::str::from_utf8(input).map_err(|_| "not a text")?;
-            let rest = text.strip_prefix("len ").ok_or("no length")?;
-            let (length, rest) = rest.split_once(' ').ok_or("no rest")?;
-            let length: usize = length.parse().map_err(|_| "not a number")?;
-            if length > rest.len() {
-                // A decoder that trusts the length field.
-                let _ = rest.as_bytes()[length - 1];
-            }
-            Ok(())
-        };
         let plan = Plan { seed: 1, until: End::Inputs(100_000) };
         let hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(|_| {}));
         let found = catch_unwind(|| {
-            run(&[b"len 4 abcd".to_vec()], plan, |input| outcome::kind(&target(input)))
+            run(&[b"len 4 abcd".to_vec()], plan, |input| outcome::kind(&decode(input)))
         });
         std::panic::set_hook(hook);
         assert!(found.is_err(), "{found:?}");
@@ -180,16 +184,18 @@ mod tests {
 
     #[test]
     fn a_run_repeats() {
-        let inputs = |seed| {
-            let all = std::cell::RefCell::new(Vec::new());
-            run(&[b"[1, \"a\"]".to_vec()], Plan { seed, until: End::Inputs(200) }, |input| {
-                all.borrow_mut().push(input.to_vec());
-                outcome::kind(&input.len())
-            });
-            all.into_inner()
-        };
         assert_eq!(inputs(3), inputs(3));
         assert_ne!(inputs(3), inputs(4));
+    }
+
+    /// The inputs of a run with this seed.
+    fn inputs(seed: u64) -> Vec<Vec<u8>> {
+        let all = std::cell::RefCell::new(Vec::new());
+        run(&[b"[1, \"a\"]".to_vec()], Plan { seed, until: End::Inputs(200) }, |input| {
+            all.borrow_mut().push(input.to_vec());
+            outcome::kind(&input.len())
+        });
+        all.into_inner()
     }
 
     #[test]

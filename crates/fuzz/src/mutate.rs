@@ -164,18 +164,22 @@ impl Mutator {
     }
 }
 
+fn is_of_word(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || octet == b'-' || octet == b'.'
+}
+
 /// Quoted strings, with their quotes, and the words and numbers outside of them.
 fn words(input: &[u8]) -> Vec<std::ops::Range<usize>> {
     let mut words = Vec::new();
     let mut at = 0;
     while let Some(&octet) = input.get(at) {
         let rest = input.get(at + 1..).unwrap_or_default();
-        let is_word =
-            |octet: &u8| octet.is_ascii_alphanumeric() || *octet == b'-' || *octet == b'.';
         let end = if octet == b'"' {
             rest.iter().position(|octet| *octet == b'"').map_or(input.len(), |end| at + end + 2)
-        } else if is_word(&octet) {
-            rest.iter().position(|octet| !is_word(octet)).map_or(input.len(), |end| at + end + 1)
+        } else if is_of_word(octet) {
+            rest.iter()
+                .position(|&octet| !is_of_word(octet))
+                .map_or(input.len(), |end| at + end + 1)
         } else {
             at += 1;
             continue;

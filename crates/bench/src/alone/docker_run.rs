@@ -59,36 +59,47 @@ pub(super) fn measure(ends: &Ends, quick: bool) -> Result<Vec<Finding>> {
 }
 
 fn findings(times: &Times) -> Vec<Finding> {
-    let of = |network: &str| times.get(network).cloned().unwrap_or_default();
-    let ratio = |title: &str, ours: &str, other: &str| {
-        let ratios: Vec<f64> =
-            of(ours).into_iter().zip(of(other)).map(|(ours, other)| ours / other).collect();
-        let median = |samples: &[f64]| percentile(samples, 50.0).unwrap_or_default();
-        let remark =
-            differing(median(&ratios), median(&of(ours)) / median(&of(other))).unwrap_or_default();
-        Finding { remark, ..finding(title, "ratio", ratios) }
-    };
-    let to_bridge = ratio("`docker run`, shoutd / the default network `bridge`", NETWORK, "bridge");
+    let to_bridge = ratio("the default network `bridge`", times, NETWORK, "bridge");
     let because =
         [BECAUSE, to_bridge.remark.as_str()].into_iter().filter(|remark| !remark.is_empty());
     let because = because.collect::<Vec<_>>().join("; ");
+    let to_made = ratio("a network of the `bridge` driver", times, NETWORK, MADE);
     let bar = Some(Limit::Median(1.1));
     let mut findings = vec![
         Finding { most: bar, remark: because, ..to_bridge },
-        Finding {
-            most: bar,
-            ..ratio("`docker run`, shoutd / a network of the `bridge` driver", NETWORK, MADE)
-        },
-        ratio("`docker run`, shoutd / `bridge` driver, both `--internal`", INTERNAL, MADE_INTERNAL),
-        finding("`docker run` on `bridge`", "ms", of("bridge")),
-        finding("`docker run` on a network of the `bridge` driver", "ms", of(MADE)),
-        finding("`docker run` on shoutd", "ms", of(NETWORK)),
+        Finding { most: bar, ..to_made },
+        ratio("`bridge` driver, both `--internal`", times, INTERNAL, MADE_INTERNAL),
     ];
+    for (title, network) in [
+        ("`docker run` on `bridge`", "bridge"),
+        ("`docker run` on a network of the `bridge` driver", MADE),
+        ("`docker run` on shoutd", NETWORK),
+    ] {
+        findings.push(finding(title, "ms", samples(times, network)));
+    }
     if times.contains_key(OVERLAY_NETWORK) {
-        findings.push(finding("`docker run` on Docker's overlay", "ms", of(OVERLAY_NETWORK)));
-        findings.push(ratio("`docker run`, shoutd / Docker's overlay", NETWORK, OVERLAY_NETWORK));
+        let overlay = samples(times, OVERLAY_NETWORK);
+        findings.push(finding("`docker run` on Docker's overlay", "ms", overlay));
+        findings.push(ratio("Docker's overlay", times, NETWORK, OVERLAY_NETWORK));
     }
     findings
+}
+
+/// The ratio of shoutd's times to those of another network, which `other_title` names.
+fn ratio(other_title: &str, times: &Times, ours: &str, other: &str) -> Finding {
+    let (ours, other) = (samples(times, ours), samples(times, other));
+    let ratios: Vec<f64> = ours.iter().zip(&other).map(|(ours, other)| ours / other).collect();
+    let remark = differing(median(&ratios), median(&ours) / median(&other)).unwrap_or_default();
+    let title = format!("`docker run`, shoutd / {other_title}");
+    Finding { remark, ..finding(&title, "ratio", ratios) }
+}
+
+fn samples(times: &Times, network: &str) -> Vec<f64> {
+    times.get(network).cloned().unwrap_or_default()
+}
+
+fn median(samples: &[f64]) -> f64 {
+    percentile(samples, 50.0).unwrap_or_default()
 }
 
 /// All hosts have a container on the shoutd network, as on Docker's overlay, because `Join` waits

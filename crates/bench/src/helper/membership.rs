@@ -103,12 +103,10 @@ impl Place {
         source: Ipv4Addr,
         group: Ipv4Addr,
     ) -> std::io::Result<()> {
-        let address =
-            |address: Ipv4Addr| libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) };
         let request = libc::ip_mreq_source {
-            imr_multiaddr: address(group),
-            imr_interface: address(self.interface),
-            imr_sourceaddr: address(source),
+            imr_multiaddr: in_addr(group),
+            imr_interface: in_addr(self.interface),
+            imr_sourceaddr: in_addr(source),
         };
         let length = libc::socklen_t::try_from(mem::size_of_val(&request)).unwrap_or_default();
         // SAFETY: the kernel reads `length` bytes, which are those of `request`, and keeps none of
@@ -124,6 +122,10 @@ impl Place {
         };
         Errno::result(result).map(drop).map_err(Into::into)
     }
+}
+
+fn in_addr(address: Ipv4Addr) -> libc::in_addr {
+    libc::in_addr { s_addr: u32::from_ne_bytes(address.octets()) }
 }
 
 /// The way in which a membership for a source is changed.
