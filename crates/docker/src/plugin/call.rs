@@ -9,6 +9,13 @@ use super::router::Scope;
 /// A call that needs the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum DriverCall {
+    Network(NetworkCall),
+    Ipam(IpamCall),
+}
+
+/// A call of `/NetworkDriver`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NetworkCall {
     AllocateNetwork,
     FreeNetwork,
     CreateNetwork,
@@ -18,6 +25,11 @@ pub(super) enum DriverCall {
     Join,
     Leave,
     EndpointInfo,
+}
+
+/// A call of `/IpamDriver`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum IpamCall {
     RequestPool,
     ReleasePool,
     RequestAddress,
@@ -53,10 +65,11 @@ pub(super) fn swarm_answer(path: &str) -> Option<Value> {
 impl Call {
     /// The call with a path such as `/NetworkDriver.Join`; `None` for an unknown path.
     pub(super) fn from_path(path: &str, scope: Scope) -> Option<Self> {
-        use DriverCall::{
+        use DriverCall::{Ipam, Network};
+        use IpamCall::{ReleaseAddress, ReleasePool, RequestAddress, RequestPool};
+        use NetworkCall::{
             AllocateNetwork, CreateEndpoint, CreateNetwork, DeleteEndpoint, DeleteNetwork,
-            EndpointInfo, FreeNetwork, Join, Leave, ReleaseAddress, ReleasePool, RequestAddress,
-            RequestPool,
+            EndpointInfo, FreeNetwork, Join, Leave,
         };
         if let (Scope::Swarm, Some(answer)) = (scope, swarm_answer(path)) {
             return Some(Self::Fixed(Ok(answer)));
@@ -74,15 +87,15 @@ impl Call {
             {
                 Self::Fixed(Err(DriverError::new(LOCAL_SCOPE)))
             }
-            "/NetworkDriver.AllocateNetwork" => Self::Driver(AllocateNetwork),
-            "/NetworkDriver.FreeNetwork" => Self::Driver(FreeNetwork),
-            "/NetworkDriver.CreateNetwork" => Self::Driver(CreateNetwork),
-            "/NetworkDriver.DeleteNetwork" => Self::Driver(DeleteNetwork),
-            "/NetworkDriver.CreateEndpoint" => Self::Driver(CreateEndpoint),
-            "/NetworkDriver.DeleteEndpoint" => Self::Driver(DeleteEndpoint),
-            "/NetworkDriver.EndpointOperInfo" => Self::Driver(EndpointInfo),
-            "/NetworkDriver.Join" => Self::Driver(Join),
-            "/NetworkDriver.Leave" => Self::Driver(Leave),
+            "/NetworkDriver.AllocateNetwork" => Self::Driver(Network(AllocateNetwork)),
+            "/NetworkDriver.FreeNetwork" => Self::Driver(Network(FreeNetwork)),
+            "/NetworkDriver.CreateNetwork" => Self::Driver(Network(CreateNetwork)),
+            "/NetworkDriver.DeleteNetwork" => Self::Driver(Network(DeleteNetwork)),
+            "/NetworkDriver.CreateEndpoint" => Self::Driver(Network(CreateEndpoint)),
+            "/NetworkDriver.DeleteEndpoint" => Self::Driver(Network(DeleteEndpoint)),
+            "/NetworkDriver.EndpointOperInfo" => Self::Driver(Network(EndpointInfo)),
+            "/NetworkDriver.Join" => Self::Driver(Network(Join)),
+            "/NetworkDriver.Leave" => Self::Driver(Network(Leave)),
             // docker_gwbridge has the published ports, and shoutd finds the other nodes by itself.
             "/NetworkDriver.ProgramExternalConnectivity"
             | "/NetworkDriver.RevokeExternalConnectivity"
@@ -92,10 +105,10 @@ impl Call {
             _ if scope == Scope::Swarm && path.starts_with("/IpamDriver.") => return None,
             "/IpamDriver.GetCapabilities" => Self::Fixed(Ok(ipam::capabilities())),
             "/IpamDriver.GetDefaultAddressSpaces" => Self::Fixed(Ok(ipam::address_spaces())),
-            "/IpamDriver.RequestPool" => Self::Driver(RequestPool),
-            "/IpamDriver.ReleasePool" => Self::Driver(ReleasePool),
-            "/IpamDriver.RequestAddress" => Self::Driver(RequestAddress),
-            "/IpamDriver.ReleaseAddress" => Self::Driver(ReleaseAddress),
+            "/IpamDriver.RequestPool" => Self::Driver(Ipam(RequestPool)),
+            "/IpamDriver.ReleasePool" => Self::Driver(Ipam(ReleasePool)),
+            "/IpamDriver.RequestAddress" => Self::Driver(Ipam(RequestAddress)),
+            "/IpamDriver.ReleaseAddress" => Self::Driver(Ipam(ReleaseAddress)),
             _ => return None,
         })
     }

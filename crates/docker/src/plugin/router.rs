@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
-use super::call::{Call, DriverCall};
+use super::call::{Call, DriverCall, IpamCall, NetworkCall};
 use super::driver::{DriverError, IpamDriver, NetworkDriver};
 use super::ipam::{self, PoolId, ReleaseAddress, RequestAddress, RequestPool};
 use super::network::{AllocateNetwork, CreateEndpoint, CreateNetwork, EndpointKey, Join};
@@ -192,28 +192,40 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
         body: &[u8],
         slot: Slot,
     ) -> Result<Value, DriverError> {
+        match call {
+            DriverCall::Network(call) => self.call_network_driver(call, body, slot).await,
+            DriverCall::Ipam(call) => self.call_ipam_driver(call, body, slot).await,
+        }
+    }
+
+    async fn call_network_driver(
+        &self,
+        call: NetworkCall,
+        body: &[u8],
+        slot: Slot,
+    ) -> Result<Value, DriverError> {
         let driver = Arc::clone(&self.driver);
         match call {
-            DriverCall::AllocateNetwork => {
+            NetworkCall::AllocateNetwork => {
                 let request: AllocateNetwork = parse(body)?;
                 let work = async move {
                     driver.allocate_network(request).await.map(|kept| json!({ "Options": kept }))
                 };
                 slot.run(work).await
             }
-            DriverCall::FreeNetwork => {
+            NetworkCall::FreeNetwork => {
                 let request = parse(body)?;
                 slot.run(async move { driver.free_network(request).await.map(empty) }).await
             }
-            DriverCall::CreateNetwork => {
+            NetworkCall::CreateNetwork => {
                 let request = CreateNetwork { scope: self.scope, ..parse(body)? };
                 slot.run(async move { driver.create_network(request).await.map(empty) }).await
             }
-            DriverCall::DeleteNetwork => {
+            NetworkCall::DeleteNetwork => {
                 let request = parse(body)?;
                 slot.run(async move { driver.delete_network(request).await.map(empty) }).await
             }
-            DriverCall::CreateEndpoint => {
+            NetworkCall::CreateEndpoint => {
                 let request: CreateEndpoint = parse(body)?;
                 let requested = request.mac;
                 let work = async move {
@@ -221,45 +233,56 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
                 };
                 slot.run(work).await
             }
-            DriverCall::DeleteEndpoint => {
+            NetworkCall::DeleteEndpoint => {
                 let request: EndpointKey = parse(body)?;
                 slot.run(async move { driver.delete_endpoint(request).await.map(empty) }).await
             }
-            DriverCall::Join => {
+            NetworkCall::Join => {
                 let request: Join = parse(body)?;
                 slot.run(async move { driver.join(request).await.map(|reply| reply.to_wire()) })
                     .await
             }
-            DriverCall::Leave => {
+            NetworkCall::Leave => {
                 let request: EndpointKey = parse(body)?;
                 slot.run(async move { driver.leave(request).await.map(empty) }).await
             }
-            DriverCall::EndpointInfo => {
+            NetworkCall::EndpointInfo => {
                 let request: EndpointKey = parse(body)?;
                 slot.run(async move {
                     driver.endpoint_info(request).await.map(|info| json!({ "Value": info }))
                 })
                 .await
             }
-            DriverCall::RequestPool => {
+        }
+    }
+
+    async fn call_ipam_driver(
+        &self,
+        call: IpamCall,
+        body: &[u8],
+        slot: Slot,
+    ) -> Result<Value, DriverError> {
+        let driver = Arc::clone(&self.driver);
+        match call {
+            IpamCall::RequestPool => {
                 let request: RequestPool = parse(body)?;
                 slot.run(
                     async move { driver.request_pool(request).await.map(|pool| pool.to_wire()) },
                 )
                 .await
             }
-            DriverCall::ReleasePool => {
+            IpamCall::ReleasePool => {
                 let request: PoolId = parse(body)?;
                 slot.run(async move { driver.release_pool(request).await.map(empty) }).await
             }
-            DriverCall::RequestAddress => {
+            IpamCall::RequestAddress => {
                 let request: RequestAddress = parse(body)?;
                 slot.run(
                     async move { driver.request_address(request).await.map(ipam::address_to_wire) },
                 )
                 .await
             }
-            DriverCall::ReleaseAddress => {
+            IpamCall::ReleaseAddress => {
                 let request: ReleaseAddress = parse(body)?;
                 slot.run(async move { driver.release_address(request).await.map(empty) }).await
             }
