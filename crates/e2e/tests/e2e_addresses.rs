@@ -371,6 +371,16 @@ fn two_networks(cluster: &mut Cluster) -> Result<()> {
     Stream::default().send(sender, &receivers, 1)
 }
 
+/// Checks that a container has one multicast route, and that all others reach it.
+fn ensure_connected(container: &Container, all: &[Container]) -> Result<()> {
+    let routes = multicast_routes(container)?;
+    ensure!(routes == 1, "{routes} multicast routes on {}", container.host.name());
+    for other in all.iter().filter(|other| other.name != container.name) {
+        other.ping(&container.address("foo")?.to_string())?;
+    }
+    Ok(())
+}
+
 fn restarted_and_reconnected(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
@@ -383,25 +393,15 @@ fn restarted_and_reconnected(cluster: &mut Cluster) -> Result<()> {
             .iter()
             .find(|one| one.host.number() == host.number())
             .context("a container")?;
-        let still_works = |after: &str| -> Result<()> {
-            ensure!(
-                multicast_routes(container)? == 1,
-                "not one multicast route on {} after {after}",
-                host.name()
-            );
-            for other in containers.iter().filter(|other| other.name != container.name) {
-                other.ping(&container.address("foo")?.to_string())?;
-            }
-            Ok(())
-        };
         host.docker(["restart", "--time", "1", &container.name])?;
-        still_works("docker restart")?;
+        ensure_connected(container, &containers).context("after docker restart")?;
         host.docker(["stop", "--time", "1", &container.name])?;
         container.start_again()?;
-        still_works("docker stop and start")?;
+        ensure_connected(container, &containers).context("after docker stop and start")?;
         host.docker(["network", "disconnect", "foo", &container.name])?;
         host.docker(["network", "connect", "foo", &container.name])?;
-        still_works("docker network disconnect and connect")?;
+        ensure_connected(container, &containers)
+            .context("after docker network disconnect and connect")?;
         Stream::default().send(sender, &receivers, 1)?;
     }
     let addresses = containers

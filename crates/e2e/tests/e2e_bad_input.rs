@@ -132,35 +132,43 @@ fn never_started(cluster: &mut Cluster) -> Result<()> {
 fn malformed_addresses(cluster: &mut Cluster) -> Result<()> {
     let [host, _] = new_hosts(cluster)?;
     let mut faults = Vec::new();
-    let mut expect = |arguments: &[&str], words: &[&str]| {
-        if let Err(error) = refuses(&host, arguments, words) {
-            faults.push(format!("{error:#}"));
-            _ = host.sh("shoutdctl stop");
-        }
-    };
     for address in
         ["nonsense", "10.77.0", "10.77.0.1:99999", "10.77.0.1:", "10.77.0.1/24", "::1::2", ""]
     {
-        expect(&[address], &[address]);
+        faults.extend(fault_of_refusal(&host, &[address], &[address]));
     }
     // Well-formed, but no host can have it.
     for address in ["0.0.0.0", "224.1.1.1", "255.255.255.255", "10.77.0.1:0", "::", "ff02::1"] {
-        expect(&[address], &[address.trim_end_matches(":0")]);
+        faults.extend(fault_of_refusal(&host, &[address], &[address.trim_end_matches(":0")]));
     }
     for (address, kind) in
         [("127.0.0.1", "loopback"), ("::1", "loopback"), ("169.254.1.1", "link-local")]
     {
-        expect(&[address], &[address, kind]);
-        expect(&["10.77.0.1", &format!("--peer-addresses={address}")], &[address, kind]);
+        let peers = format!("--peer-addresses={address}");
+        for arguments in [&[address][..], &["10.77.0.1", &peers]] {
+            faults.extend(fault_of_refusal(&host, arguments, &[address, kind]));
+        }
     }
     for peers in ["nonsense", "10.77.0.2,", "10.77.0.2;10.77.0.3", "10.77.0.2:0"] {
-        expect(&["10.77.0.1", &format!("--peer-addresses={peers}"), "--timeout=2"], &[]);
+        let peers = format!("--peer-addresses={peers}");
+        faults.extend(fault_of_refusal(&host, &["10.77.0.1", &peers, "--timeout=2"], &[]));
     }
-    expect(&["10.77.0.1", "--peer-addresses=10.77.0.1"], &["10.77.0.1", "own address"]);
-    expect(&["10.77.0.1", "--timeout=soon"], &["soon"]);
-    expect(&["10.77.0.1", "10.77.0.2"], &["10.77.0.2"]);
+    for (argument, words) in [
+        ("--peer-addresses=10.77.0.1", &["10.77.0.1", "own address"][..]),
+        ("--timeout=soon", &["soon"]),
+        ("10.77.0.2", &["10.77.0.2"]),
+    ] {
+        faults.extend(fault_of_refusal(&host, &["10.77.0.1", argument], words));
+    }
     ensure!(faults.is_empty(), "{}", faults.join("\n"));
     can_be_founded(&host)
+}
+
+/// What is wrong with the refusal of a start with these arguments, if anything is; see [`refuses`].
+fn fault_of_refusal(host: &Host, arguments: &[&str], words: &[&str]) -> Option<String> {
+    let error = refuses(host, arguments, words).err()?;
+    _ = host.sh("shoutdctl stop");
+    Some(format!("{error:#}"))
 }
 
 fn foreign_address(cluster: &mut Cluster) -> Result<()> {
@@ -499,19 +507,10 @@ fn garbage_elsewhere(cluster: &mut Cluster) -> Result<()> {
     first.start_shoutd(&["10.77.0.1"])?;
     let pids = first.pids_of("shoutd")?;
     let control = "UNIX-CONNECT:/run/shoutd/control.sock";
-    let request = |path: &str, body: &str| {
-        let length = body.len();
-        format!(
-            "POST {path} HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\nContent-Length: \
-             {length}\\r\\n\\r\\n{body}"
-        )
-    };
+    let request = "POST /v1/raft/vote HTTP/1.1\\r\\nHost: x\\r\\nConnection: \
+                   close\\r\\nContent-Length: 2\\r\\n\\r\\n{}";
     for (host, address) in [(&first, control), (&second, "TCP4:10.77.0.1:7789")] {
-        for text in [
-            r"\000\377",
-            r"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\377\377\377\377",
-            &request("/v1/raft/vote", "{}"),
-        ] {
+        for text in [r"\000\377", r"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\377\377\377\377", request] {
             send(host, address, text)?;
         }
         host.sh(&format!(

@@ -7,7 +7,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use shoutd_e2e::{Cluster, Container, Network, SOON, Stream, one_on_each, run_checks};
-use shoutd_lab::{Host, wait_until};
+use shoutd_lab::{Host, Process, wait_until};
 
 fn main() -> ExitCode {
     run_checks(
@@ -123,7 +123,6 @@ fn unit_of_systemd(cluster: &mut Cluster) -> Result<()> {
     fs::write(host.file("/run/test/systemctl")?, SYSTEMCTL)
         .context("write a stand-in for systemctl")?;
     host.sh("chmod +x /run/test/systemctl")?;
-    let start = |more: &str| host.sh(&format!("PATH=/run/test:$PATH; shoutdctl start {more}"));
     let manager = host.spawn(["socat", "-u", "UNIX-RECV:/run/notify", "STDOUT"])?;
     wait_until("the socket to notify", SOON, || {
         Ok(host.run(["test", "-S", "/run/notify"])?.success().then_some(()))
@@ -132,30 +131,37 @@ fn unit_of_systemd(cluster: &mut Cluster) -> Result<()> {
     // shoutd runs already, by itself: systemd gets a unit and runs it from now on. shoutd reports
     // that it is ready once it serves Docker's socket.
     let before = host.pids_of("shoutd")?;
-    let told = start("")?;
+    let told = start_with_stand_in(&host, "")?;
     ensure!(told.contains("starts it at boot") && told.contains("shoutd serves Docker"), "{told}");
     host.sh(&format!("test -L {link} && systemd-analyze verify {unit}"))?;
-    let notified = |what: &str| {
-        wait_until(what, SOON, || Ok(manager.printed().0.contains(what).then_some(())))
-    };
-    notified("READY=1")?;
+    await_notification(&manager, "READY=1")?;
     host.sh("test -S /run/docker/plugins/shoutd.sock")?;
     let after = host.pids_of("shoutd")?;
     ensure!(
         after != before && host.sh("cat /run/test/main-pid")?.trim() == format!("{}", after[0]),
         "{after:?} runs"
     );
-    let told = start("")?;
+    let told = start_with_stand_in(&host, "")?;
     ensure!(!told.contains("when this host boots"), "the unit was there already: {told}");
     ensure!(host.pids_of("shoutd")? == after, "systemd ran it already");
     host.sh("shoutdctl stop")?;
-    notified("STOPPING=1")?;
+    await_notification(&manager, "STOPPING=1")?;
 
-    start("&& shoutdctl stop --leave")?;
+    start_with_stand_in(&host, "&& shoutdctl stop --leave")?;
     ensure!(
         !host.run(["ls", unit])?.success() && !host.run(["test", "-L", link])?.success(),
         "the unit is still there"
     );
     host.sh("rm -r /run/test && rmdir /run/systemd/system")?;
     cluster.join(&host, &first)
+}
+
+/// Starts shoutd where `systemctl` is the stand-in; `more` continues the command line.
+fn start_with_stand_in(host: &Host, more: &str) -> Result<String> {
+    host.sh(&format!("PATH=/run/test:$PATH; shoutdctl start {more}"))
+}
+
+/// Waits until shoutd has notified its service manager of this.
+fn await_notification(manager: &Process, what: &str) -> Result<()> {
+    wait_until(what, SOON, || Ok(manager.printed().0.contains(what).then_some(())))
 }

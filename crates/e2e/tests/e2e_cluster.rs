@@ -12,7 +12,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
 use shoutd_e2e::{
     Cluster, Container, Network, SOON, Stream, await_network, is_leader, leased, networks,
     one_on_each, run_checks, status, view,
@@ -168,22 +167,7 @@ fn ten_leaders(cluster: &mut Cluster) -> Result<()> {
         .collect::<Result<Vec<_>>>()?;
     let [sender, receivers @ ..] = streaming.as_slice() else { bail!("no containers") };
     let running = STREAM.begin(sender, &receivers.iter().collect::<Vec<_>>())?;
-    let enough = AtomicBool::new(false);
-    let attempts = thread::scope(|scope| -> Result<Vec<Attempt>> {
-        let creating: Vec<_> =
-            hosts.iter().map(|host| scope.spawn(|| keep_creating(host, &enough))).collect();
-        let killed = (0..10).try_for_each(|_| {
-            let leader = leader(cluster)?;
-            leader.kill_shoutd()?;
-            leader.start_shoutd(&[]).map(|_| ())
-        });
-        enough.store(true, Ordering::SeqCst);
-        let mut attempts = Vec::new();
-        for thread in creating {
-            attempts.extend(thread.join().unwrap_or_else(|_| bail!("a thread panicked"))?);
-        }
-        killed.map(|()| attempts)
-    })?;
+    let attempts = create_while_leaders_die(cluster, &hosts)?;
     running.await_more(100)?;
     running.finish()?;
     let created: BTreeSet<_> =
@@ -194,27 +178,7 @@ fn ten_leaders(cluster: &mut Cluster) -> Result<()> {
         attempts.len() - created.len()
     );
     ensure!(!created.is_empty(), "nothing could be created");
-    for host in &hosts {
-        let mut there = BTreeSet::new();
-        wait_until(
-            &format!("all that was acknowledged, and no more, on {}", host.name()),
-            SOON * 2,
-            || {
-                let listed = host.docker([
-                    "network",
-                    "ls",
-                    "--filter",
-                    "driver=shoutd",
-                    "--format",
-                    "{{.Name}}",
-                ])?;
-                there =
-                    listed.lines().filter(|name| *name != "stream").map(str::to_owned).collect();
-                Ok((there == created).then_some(()))
-            },
-        )
-        .with_context(|| format!("there is {there:?}, and created was {created:?}"))?;
-    }
+    hosts.iter().try_for_each(|host| await_just_these(host, &created))?;
     // `leased` is keyed by network and address, so two hosts with one address would be one entry.
     let used = shoutd_e2e::endpoints(&hosts[0])?.len();
     ensure!(
@@ -238,6 +202,39 @@ fn ten_leaders(cluster: &mut Cluster) -> Result<()> {
     network.remove_on(&hosts[1])
 }
 
+/// Lets all hosts create networks while ten leaders are killed, one after the other.
+fn create_while_leaders_die(cluster: &Cluster, hosts: &[Host]) -> Result<Vec<Attempt>> {
+    let enough = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let creating: Vec<_> =
+            hosts.iter().map(|host| scope.spawn(|| keep_creating(host, &enough))).collect();
+        let killed = (0..10).try_for_each(|_| {
+            let leader = leader(cluster)?;
+            leader.kill_shoutd()?;
+            leader.start_shoutd(&[]).map(|_| ())
+        });
+        enough.store(true, Ordering::SeqCst);
+        let mut attempts = Vec::new();
+        for thread in creating {
+            attempts.extend(thread.join().unwrap_or_else(|_| bail!("a thread panicked"))?);
+        }
+        killed.map(|()| attempts)
+    })
+}
+
+/// Waits until a host has these shoutd networks, `stream`, and no others.
+fn await_just_these(host: &Host, created: &BTreeSet<String>) -> Result<()> {
+    let list = ["network", "ls", "--filter", "driver=shoutd", "--format", "{{.Name}}"];
+    let what = format!("all that was acknowledged, and no more, on {}", host.name());
+    let mut there = BTreeSet::new();
+    wait_until(&what, SOON * 2, || {
+        let listed = host.docker(list)?;
+        there = listed.lines().filter(|name| *name != "stream").map(str::to_owned).collect();
+        Ok((there == *created).then_some(()))
+    })
+    .with_context(|| format!("there is {there:?}, and created was {created:?}"))
+}
+
 /// Drops, or no longer drops, all packets from these hosts on those.
 fn part(hosts: &[Host], from: &[Host], parted: bool) -> Result<()> {
     let what = if parted { "--insert" } else { "--delete" };
@@ -245,6 +242,43 @@ fn part(hosts: &[Host], from: &[Host], parted: bool) -> Result<()> {
         host.sh(&format!("iptables --wait {what} INPUT --source {} --jump DROP", other.address()))?;
     }
     Ok(())
+}
+
+/// The majority goes on. The minority names the missing hosts, and starts containers from its stock
+/// until that is used up. Returns the containers.
+fn start_while_parted(few: &[Host], many: &[Host]) -> Result<Vec<Container>> {
+    wait_until("the majority to agree", SOON, || {
+        Ok(many[0].run(["shoutdctl", "token", "rotate"])?.success().then_some(()))
+    })?;
+    let mut started = Vec::new();
+    for round in 0..3 {
+        for host in few.iter().chain(many) {
+            let container = Container::start(host, "foo", &[])?;
+            if round == 1 { container.remove()? } else { started.push(container) }
+        }
+    }
+    let refused = few[0].run(["docker", "network", "create", "--driver", "shoutd", "never"])?;
+    ensure!(
+        !refused.success() && refused.stderr.contains("host3"),
+        "it does not say who is missing: {refused}"
+    );
+    wait_until("the stock to be used up", SOON, || {
+        let (container, output) = Container::try_start(&few[1], "foo", &[])?;
+        if output.success() {
+            started.push(container);
+            return Ok(None);
+        }
+        container.remove()?;
+        ensure!(
+            output.stderr.contains("host3"),
+            "it does not say why no address is left: {output}"
+        );
+        Ok(Some(()))
+    })?;
+    for host in few.iter().chain(many) {
+        ensure!(status(host)?["host"].is_string(), "{} does not answer", host.name());
+    }
+    Ok(started)
 }
 
 fn partition(cluster: &mut Cluster) -> Result<()> {
@@ -258,44 +292,11 @@ fn partition(cluster: &mut Cluster) -> Result<()> {
     let of_many = Stream { group: "239.1.1.3", port: 5001, ..STREAM }.begin(c, &[d, e])?;
     part(few, many, true)?;
     part(many, few, true)?;
-    let parted = (|| -> Result<Vec<Container>> {
-        // The majority goes on. The minority names the missing hosts, and starts containers from
-        // its stock until that is used up.
-        wait_until("the majority to agree", SOON, || {
-            Ok(many[0].run(["shoutdctl", "token", "rotate"])?.success().then_some(()))
-        })?;
-        let mut started = Vec::new();
-        for round in 0..3 {
-            for host in &hosts {
-                let container = Container::start(host, "foo", &[])?;
-                if round == 1 { container.remove()? } else { started.push(container) }
-            }
-        }
-        let refused = few[0].run(["docker", "network", "create", "--driver", "shoutd", "never"])?;
-        ensure!(
-            !refused.success() && refused.stderr.contains("host3"),
-            "it does not say who is missing: {refused}"
-        );
-        wait_until("the stock to be used up", SOON, || {
-            let (container, output) = Container::try_start(&few[1], "foo", &[])?;
-            if output.success() {
-                started.push(container);
-                return Ok(None);
-            }
-            container.remove()?;
-            ensure!(
-                output.stderr.contains("host3"),
-                "it does not say why no address is left: {output}"
-            );
-            Ok(Some(()))
-        })?;
-        for host in &hosts {
-            ensure!(status(host)?["host"].is_string(), "{} does not answer", host.name());
-        }
+    let parted = start_while_parted(few, many).and_then(|started| {
         of_few.await_more(100)?;
         of_many.await_more(100)?;
         Ok(started)
-    })();
+    });
     part(few, many, false)?;
     part(many, few, false)?;
     let started = parted?;
@@ -384,6 +385,18 @@ fn removed(cluster: &mut Cluster) -> Result<()> {
     network.remove_on(&victim)
 }
 
+/// Does something to all these hosts at once, beginning with the last.
+fn at_once(hosts: &[Host], act: impl Fn(&Host) -> Result<()> + Sync) -> Result<()> {
+    let act = &act;
+    thread::scope(|scope| {
+        let acting: Vec<_> =
+            hosts.iter().rev().map(|host| scope.spawn(move || act(host))).collect();
+        acting
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+    })
+}
+
 fn all_off(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.hosts().into_iter().take(5).collect::<Vec<_>>();
     let network = Network::create(cluster, &hosts[2], "foo", &["--ipam-driver", "shoutd"])?;
@@ -392,29 +405,15 @@ fn all_off(cluster: &mut Cluster) -> Result<()> {
         .map(|host| Container::start(host, "foo", &["--restart=no"]))
         .collect::<Result<Vec<_>>>()?;
     let before = networks(&hosts[0])?;
-    let everywhere = |act: &(dyn Fn(&Host) -> Result<()> + Sync)| -> Result<()> {
-        thread::scope(|scope| {
-            let acting: Vec<_> =
-                hosts.iter().rev().map(|host| scope.spawn(move || act(host))).collect();
-            acting
-                .into_iter()
-                .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
-        })
-    };
-    everywhere(&Host::power_off)?;
-    everywhere(&|host| {
+    at_once(&hosts, Host::power_off)?;
+    at_once(&hosts, |host| {
         host.power_on()?;
         host.start_shoutd(&[]).map(|_| ())
     })?;
-    let addresses = |networks: &[Value]| {
-        networks.iter().map(|network| network["id"].clone()).collect::<Vec<_>>()
-    };
     for host in &hosts {
-        ensure!(
-            addresses(&networks(host)?) == addresses(&before),
-            "{} knows other networks",
-            host.name()
-        );
+        let after = networks(host)?;
+        let are_same = after.iter().map(|one| &one["id"]).eq(before.iter().map(|one| &one["id"]));
+        ensure!(are_same, "{} knows other networks", host.name());
     }
     for container in &containers {
         container.start_again()?;

@@ -287,6 +287,15 @@ fn mac_address_and_aliases(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
+fn connect(container: &Container, network: &str, options: &[&str]) -> Result<()> {
+    let last = [network, &container.name];
+    container.host.docker(["network", "connect"].iter().chain(options).chain(&last)).map(drop)
+}
+
+fn disconnect(container: &Container, network: &str) -> Result<()> {
+    container.host.docker(["network", "disconnect", network, &container.name]).map(drop)
+}
+
 /// A container that is connected to two shoutd networks and Docker's `bridge` in turn receives
 /// without a gap on those that it is on.
 fn connected_while_running(cluster: &mut Cluster) -> Result<()> {
@@ -297,22 +306,18 @@ fn connected_while_running(cluster: &mut Cluster) -> Result<()> {
         let moving = Container::start(host, "one", &[])?;
         let (first, second) =
             (Container::start(&hosts[2], "one", &[])?, Container::start(&hosts[2], "two", &[])?);
-        let docker = |action: &str, network: &str, options: &[&str]| {
-            host.docker(["network", action].iter().chain(options).chain(&[network, &moving.name]))
-                .map(|_| ())
-        };
-        docker("connect", "two", &["--ip", "10.32.0.50", "--alias", "moving"])?;
-        docker("connect", "bridge", &[])?;
+        connect(&moving, "two", &["--ip", "10.32.0.50", "--alias", "moving"])?;
+        connect(&moving, "bridge", &[])?;
         // Each network has its interface; programs join groups on the first one, unless they name
         // another.
         Stream::default().send(&first, &[&moving], 1).context("on both")?;
         second.ping("10.32.0.50")?;
-        docker("disconnect", "one", &[])?;
+        disconnect(&moving, "one")?;
         Stream::default().send(&second, &[&moving], 1).context("on the second alone")?;
-        docker("connect", "one", &[])?;
-        docker("disconnect", "two", &[])?;
+        connect(&moving, "one", &[])?;
+        disconnect(&moving, "two")?;
         Stream::default().send(&first, &[&moving], 1).context("on the first again")?;
-        docker("disconnect", "bridge", &[])?;
+        disconnect(&moving, "bridge")?;
         first.ping(&moving.address("one")?.to_string())?;
         moving.ping(&hosts[2].address().to_string()).context("the way out, without the bridge")?;
     }
@@ -482,16 +487,7 @@ fn ensure_nothing_is_left(host: &Host) -> Result<()> {
 fn prune(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     for host in &hosts[..2] {
-        let bridge = || {
-            host.docker([
-                "network",
-                "inspect",
-                "--format",
-                "{{range .IPAM.Config}}{{.Subnet}}{{end}}",
-                "docker_gwbridge",
-            ])
-        };
-        let before = bridge()?;
+        let before = subnet_of_gateway_bridge(host)?;
         let unused = Network::create(cluster, &hosts[2], "unused", &["--subnet", "10.31.0.0/24"])?;
         let used = Network::create(cluster, host, "used", &["--subnet", "10.32.0.0/24"])?;
         let there = Container::start(&hosts[2], "used", &[])?;
@@ -501,12 +497,11 @@ fn prune(cluster: &mut Cluster) -> Result<()> {
             shoutd_e2e::await_no_network(other, "unused")?;
         }
         wait_until("what was pruned to come back", SOON, || {
-            let is_back = |name: &str| {
-                host.run(["docker", "network", "inspect", name]).map(|output| output.success())
-            };
-            Ok((is_back("used")? && is_back("docker_gwbridge")?).then_some(()))
+            let both = host.run(["docker", "network", "inspect", "used", "docker_gwbridge"])?;
+            Ok(both.success().then_some(()))
         })?;
-        ensure!(bridge()? == before, "docker_gwbridge had {before} and has {}", bridge()?);
+        let after = subnet_of_gateway_bridge(host)?;
+        ensure!(after == before, "docker_gwbridge had {before} and has {after}");
         let here = Container::start(host, "used", &[])?;
         Stream::default().send(&there, &[&here], 1)?;
         here.ping(&hosts[2].address().to_string())?;
@@ -514,6 +509,16 @@ fn prune(cluster: &mut Cluster) -> Result<()> {
         used.remove_on(host)?;
     }
     Ok(())
+}
+
+fn subnet_of_gateway_bridge(host: &Host) -> Result<String> {
+    let template = "{{range .IPAM.Config}}{{.Subnet}}{{end}}";
+    host.docker(["network", "inspect", "--format", template, "docker_gwbridge"])
+}
+
+/// Runs `docker compose` on the project, with this command.
+fn run_compose(host: &Host, command: &str) -> Result<String> {
+    host.sh(&format!("docker compose -p app -f /run/compose.yaml {command} 2>&1"))
 }
 
 /// The same project on all hosts: the containers are on one network, and each host's part can be
@@ -536,32 +541,31 @@ fn compose(cluster: &mut Cluster, external: bool) -> Result<()> {
         provide_compose(host)?;
         std::fs::write(host.file("/run/compose.yaml")?, &project)?;
     }
-    let compose = |host: &Host, what: &str| {
-        host.sh(&format!("docker compose -p app -f /run/compose.yaml {what} 2>&1"))
-    };
     for host in &hosts {
-        compose(host, "up --detach")?;
+        run_compose(host, "up --detach")?;
         // Until the other hosts have the network, they would create another one of the same name.
         for other in &hosts {
             shoutd_e2e::await_network(other, if external { "foo" } else { "app_net" })?;
         }
     }
-    let again = compose(&hosts[0], "up --detach")?;
+    let again = run_compose(&hosts[0], "up --detach")?;
     ensure!(!again.contains("Recreate"), "Compose takes the network for another one: {again}");
     let containers =
         hosts.each_ref().map(|host| Container { host: host.clone(), name: "app-one-1".to_owned() });
     let [first, second, third] = &containers;
     Stream::default().send(first, &[second, third], 1)?;
     Stream::default().send(third, &[first, second], 1)?;
-    compose(&hosts[1], "down --timeout 1")?;
+    run_compose(&hosts[1], "down --timeout 1")?;
     Stream::default()
         .send(first, &[third], 1)
         .context("when another host's part was taken down")?;
-    compose(&hosts[1], "up --detach")?;
+    run_compose(&hosts[1], "up --detach")?;
     Stream::default().send(second, &[first, third], 1).context("when it is up again")?;
     thread::scope(|scope| {
-        let down: Vec<_> =
-            hosts.iter().map(|host| scope.spawn(|| compose(host, "down --timeout 1"))).collect();
+        let down: Vec<_> = hosts
+            .iter()
+            .map(|host| scope.spawn(move || run_compose(host, "down --timeout 1")))
+            .collect();
         down.into_iter().try_for_each(|thread| match thread.join() {
             Ok(result) => result.map(|_| ()),
             Err(_) => bail!("a thread panicked"),

@@ -205,7 +205,6 @@ fn too_many(cluster: &mut Cluster) -> Result<()> {
 /// section 6.4.2), tens of thousands at once, and the packet queue that overflows
 /// (`net.core.netdev_max_backlog`) belongs to the machine, which all hosts of the lab share.
 fn full_bridge(cluster: &mut Cluster) -> Result<()> {
-    const EACH: u32 = 8000;
     let [first, second, third] = cluster.three()?;
     let network = Network::create(cluster, &first, "foo", &[])?;
     let (sender, modest) =
@@ -213,21 +212,8 @@ fn full_bridge(cluster: &mut Cluster) -> Result<()> {
     let elsewhere = Container::start(&third, "foo", &[])?;
     let running = Stream::default().begin(&sender, &[&modest, &elsewhere])?;
     let mut greedy = Vec::new();
-    let mut join_until = |number: u32| -> Result<()> {
-        while greedy.len() < number as usize {
-            let first_group = u32::try_from(greedy.len())? * EACH;
-            let container =
-                Container::start(&second, "foo", &["--sysctl=net.ipv4.igmp_max_memberships=8000"])?;
-            greedy.push((join_many(&container, first_group, EACH)?, container));
-        }
-        Ok(())
-    };
-    // Groups that are joined now, on the host that is sent everything.
-    let is_received = |group| {
-        Stream { group, port: 5001, ..Stream::default() }.send_undisturbed(&sender, &[&modest], 1)
-    };
 
-    join_until(3)?;
+    add_greedy(&second, &mut greedy, 3)?;
     await_problem(
         &second,
         &[
@@ -235,23 +221,24 @@ fn full_bridge(cluster: &mut Cluster) -> Result<()> {
             "all of its multicast is sent here",
         ],
     )?;
-    is_received("224.1.1.2")?;
+    // Groups that are joined now, on the host that is sent everything.
+    ensure_received("224.1.1.2", &sender, &modest)?;
 
-    join_until(8)?;
+    add_greedy(&second, &mut greedy, 8)?;
     await_problem(
         &second,
         &["network foo: the bridge on this host has ", "most are those of endpoint "],
     )?;
-    is_received("224.1.1.3")?;
+    ensure_received("224.1.1.3", &sender, &modest)?;
 
     // More than the bridge can hold: the kernel turns snooping off, and shoutd turns it on again
     // and again.
-    join_until(9)?;
+    add_greedy(&second, &mut greedy, 9)?;
     await_problem(
         &second,
         &["network foo: the bridge on this host has ", "and to each of its containers"],
     )?;
-    is_received("224.1.1.4")?;
+    ensure_received("224.1.1.4", &sender, &modest)?;
     running.finish()?;
 
     let still = GroupSocket::open(&modest, true, 0)?;
@@ -267,6 +254,31 @@ fn full_bridge(cluster: &mut Cluster) -> Result<()> {
         Ok(is_done.then_some(()))
     })?;
     Stream::default().send_undisturbed(&sender, &[&modest, &elsewhere], 1)
+}
+
+/// A container that is a member of many groups.
+struct Greedy {
+    _sockets: Vec<GroupSocket>,
+    _container: Container,
+}
+
+/// Starts greedy containers, each with groups of its own, until there are `number` of them.
+fn add_greedy(host: &Host, greedy: &mut Vec<Greedy>, number: usize) -> Result<()> {
+    const EACH: u32 = 8000;
+    while greedy.len() < number {
+        let first_group = u32::try_from(greedy.len())? * EACH;
+        let container =
+            Container::start(host, "foo", &["--sysctl=net.ipv4.igmp_max_memberships=8000"])?;
+        let sockets = join_many(&container, first_group, EACH)?;
+        greedy.push(Greedy { _sockets: sockets, _container: container });
+    }
+    Ok(())
+}
+
+/// Checks that a container receives a stream to a group that it joins now.
+fn ensure_received(group: &str, sender: &Container, receiver: &Container) -> Result<()> {
+    let stream = Stream { group, port: 5001, ..Stream::default() };
+    stream.send_undisturbed(sender, &[receiver], 1)
 }
 
 /// Joins `count` groups in a container.

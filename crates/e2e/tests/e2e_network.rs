@@ -174,8 +174,6 @@ fn lists(cluster: &mut Cluster) -> Result<()> {
     let (shared, single) = (shared?, single?);
     let receiving = [Container::start(&first, "foo", &[])?, Container::start(&second, "foo", &[])?];
     let other = Container::start(&second, "bar", &[])?;
-    let listed =
-        |host: &Host, line: &str| host.run(["shoutdctl"].into_iter().chain(line.split(' ')));
     wait_until("the containers to be known on all hosts", SOON, || {
         Ok((listed(&third, "network ls --host host2")?.stdout.lines().count() == 3).then_some(()))
     })?;
@@ -208,11 +206,9 @@ fn lists(cluster: &mut Cluster) -> Result<()> {
     let shown = listed(&first, "endpoints --network foo --host host2")?.stdout;
     ensure!(shown.contains(&receiving[1].name) && shown.lines().count() == 2, "{shown}");
     let inspected: Value = serde_json::from_str(&listed(&first, "network inspect foo")?.stdout)?;
-    let rows = |field: &str| inspected[0][field].as_array().map_or(0, Vec::len);
-    ensure!(
-        inspected[0]["name"] == "foo" && rows("endpoints") == 2 && rows("groups") == 1,
-        "{inspected}"
-    );
+    let [endpoints, groups] =
+        ["endpoints", "groups"].map(|field| inspected[0][field].as_array().map_or(0, Vec::len));
+    ensure!(inspected[0]["name"] == "foo" && endpoints == 2 && groups == 1, "{inspected}");
     for line in [
         "endpoints --host host9",
         "groups --network baz",
@@ -229,6 +225,11 @@ fn lists(cluster: &mut Cluster) -> Result<()> {
     drop((sockets, receiving, other));
     shared.remove_on(&first)?;
     single.remove_on(&first)
+}
+
+/// Runs shoutdctl with the arguments in this line.
+fn listed(host: &Host, line: &str) -> Result<Output> {
+    host.run(["shoutdctl"].into_iter().chain(line.split(' ')))
 }
 
 fn refused(cluster: &mut Cluster) -> Result<()> {
@@ -335,21 +336,24 @@ fn overlapped(cluster: &mut Cluster) -> Result<()> {
     )?;
     second.docker(["network", "create", "--subnet", "10.63.0.0/25", "bar"])?;
     let problem = "overlaps 10.63.0.0/25 of Docker network bar on host host2";
-    let has_problem = |host: &Host| {
-        Ok::<_, anyhow::Error>(status(host)?["problems"].to_string().contains(problem))
-    };
     for host in [&first, &second] {
-        wait_until("the overlap to be a problem", SOON, || Ok(has_problem(host)?.then_some(())))?;
+        wait_until("the overlap to be a problem", SOON, || {
+            Ok(has_problem(host, problem)?.then_some(()))
+        })?;
         wait_until("the overlap to be an event", SOON, || {
             Ok(has_event(host, "subnet-overlap", "foo", problem)?.then_some(()))
         })?;
     }
-    ensure!(!has_problem(&third)?, "it concerns neither host3 nor a network of its");
+    ensure!(!has_problem(&third, problem)?, "it concerns neither host3 nor a network of its");
     second.docker(["network", "rm", "bar"])?;
     wait_until("the problem to be over", SOON, || {
-        Ok((!has_problem(&first)? && !has_problem(&second)?).then_some(()))
+        Ok((!has_problem(&first, problem)? && !has_problem(&second, problem)?).then_some(()))
     })?;
     network.remove_on(&third)
+}
+
+fn has_problem(host: &Host, words: &str) -> Result<bool> {
+    Ok(status(host)?["problems"].to_string().contains(words))
 }
 
 /// How often all hosts create a network and start a container on it at once, unless [`ROUNDS`] says
@@ -370,27 +374,7 @@ fn provisionings() -> Result<usize> {
 fn provisioned_at_once(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     for round in 0..provisionings()? {
-        let outputs = thread::scope(|scope| {
-            let provisioning = hosts.iter().map(|host| {
-                let option = match round % 3 {
-                    0 => format!("--subnet=10.62.{}.0/24", host.number()),
-                    1 => "--ipam-driver=shoutd".to_owned(),
-                    // Docker chooses the same subnet on each: a creation that is later is refused
-                    // for that.
-                    _ => String::new(),
-                };
-                let script = format!(
-                    "docker network create --driver shoutd {option} twin || true; docker run \
-                     --detach --init --name provisioned --network twin {IMAGE} sleep 100000"
-                );
-                scope.spawn(move || host.run(["sh", "-c", &script]))
-            });
-            let provisioning: Vec<_> = provisioning.collect();
-            let joined = provisioning.into_iter().map(thread::ScopedJoinHandle::join);
-            joined
-                .map(|result| result.unwrap_or_else(|_| bail!("a thread panicked")))
-                .collect::<Result<Vec<_>>>()
-        })?;
+        let outputs = provision(&hosts, round)?;
         network_works(&hosts[0], &["wait", "twin"])?;
         wait_until("the network to be the only one", SOON, || {
             Ok((networks(&hosts[0])?.len() == 1).then_some(()))
@@ -399,34 +383,11 @@ fn provisioned_at_once(cluster: &mut Cluster) -> Result<()> {
         let mut running = Vec::new();
         for (host, output) in hosts.iter().zip(&outputs) {
             let container = Container { host: host.clone(), name: "provisioned".to_owned() };
+            ensure_runs_or_is_told(&container, output)
+                .with_context(|| format!("round {round}, {}", host.name()))?;
             if output.success() {
-                let of_container = container
-                    .inspect("{{(index .NetworkSettings.Networks \"twin\").NetworkID}}")?;
-                let left = host.docker([
-                    "network",
-                    "ls",
-                    "--no-trunc",
-                    "--quiet",
-                    "--filter",
-                    "name=twin",
-                ])?;
-                ensure!(
-                    left.trim() == of_container,
-                    "round {round}: {} is on another network: {left}",
-                    host.name()
-                );
                 running.push(container);
             } else {
-                // Engines before 25 may have both networks for a moment, and then choose neither.
-                let reasons = [
-                    "created on host",
-                    "not found",
-                    "not known to the cluster",
-                    "no longer has network",
-                    "is ambiguous",
-                ];
-                let is_told = reasons.iter().any(|reason| output.stderr.contains(reason));
-                ensure!(is_told, "round {round}: {} is not told why: {output}", host.name());
                 container.remove()?;
             }
         }
@@ -438,6 +399,53 @@ fn provisioned_at_once(cluster: &mut Cluster) -> Result<()> {
         drop(running);
         network_works(&hosts[round % hosts.len()], &["rm", "twin"])?;
     }
+    Ok(())
+}
+
+/// Creates a network of the same name and runs a container on it, on all hosts at once.
+fn provision(hosts: &[Host], round: usize) -> Result<Vec<Output>> {
+    thread::scope(|scope| {
+        let provisioning = hosts.iter().map(|host| {
+            let option = match round % 3 {
+                0 => format!("--subnet=10.62.{}.0/24", host.number()),
+                1 => "--ipam-driver=shoutd".to_owned(),
+                // Docker chooses the same subnet on each: a creation that is later is refused for
+                // that.
+                _ => String::new(),
+            };
+            let script = format!(
+                "docker network create --driver shoutd {option} twin || true; docker run \
+                 --detach --init --name provisioned --network twin {IMAGE} sleep 100000"
+            );
+            scope.spawn(move || host.run(["sh", "-c", &script]))
+        });
+        let provisioning: Vec<_> = provisioning.collect();
+        let joined = provisioning.into_iter().map(thread::ScopedJoinHandle::join);
+        joined.map(|result| result.unwrap_or_else(|_| bail!("a thread panicked"))).collect()
+    })
+}
+
+/// Checks that a provisioned container is on its host's only network of the name, or that the
+/// output of `docker run` tells why it does not run.
+fn ensure_runs_or_is_told(container: &Container, output: &Output) -> Result<()> {
+    if output.success() {
+        let of_container =
+            container.inspect("{{(index .NetworkSettings.Networks \"twin\").NetworkID}}")?;
+        let list = ["network", "ls", "--no-trunc", "--quiet", "--filter", "name=twin"];
+        let left = container.host.docker(list)?;
+        ensure!(left.trim() == of_container, "it is on another network: {left}");
+        return Ok(());
+    }
+    // Engines before 25 may have both networks for a moment, and then choose neither.
+    let reasons = [
+        "created on host",
+        "not found",
+        "not known to the cluster",
+        "no longer has network",
+        "is ambiguous",
+    ];
+    let is_told = reasons.iter().any(|reason| output.stderr.contains(reason));
+    ensure!(is_told, "it is not told why: {output}");
     Ok(())
 }
 

@@ -138,19 +138,28 @@ fn find_v6_at_once(
 
 /// The configuration of keepalived: a virtual IPv4 address, and an IPv6 one, which needs version 3.
 fn vrrp_config(priority: u8, use_vmac: bool) -> String {
-    let common = |id: u8| {
-        let vmac = if use_vmac { "use_vmac" } else { "" };
+    let vmac = if use_vmac { "use_vmac" } else { "" };
+    let [one, two] = [51, 52].map(|id| {
         format!(
             "interface shout0\n state BACKUP\n virtual_router_id {id}\n priority {priority}\n \
              advert_int 1\n {vmac}"
         )
-    };
+    });
     format!(
-        "vrrp_instance one {{\n {}\n virtual_ipaddress {{\n {VIRTUAL}/24\n }}\n}}\nvrrp_instance \
-         two {{\n {}\n version 3\n native_ipv6\n virtual_ipaddress {{\n fe80::124\n \
-         {VIRTUAL_V6}/64\n }}\n}}\n",
-        common(51),
-        common(52)
+        "vrrp_instance one {{\n {one}\n virtual_ipaddress {{\n {VIRTUAL}/24\n }}\n}}\n\
+         vrrp_instance two {{\n {two}\n version 3\n native_ipv6\n virtual_ipaddress {{\n \
+         fe80::124\n {VIRTUAL_V6}/64\n }}\n}}\n"
+    )
+}
+
+fn run_keepalived(container: &Container, priority: u8, use_vmac: bool) -> Result<Process> {
+    // Left by the killed one: its process id belongs to another process now.
+    container.sh("rm -f /run/keepalived.pid /run/vrrp.pid /run/keepalived/*.pid")?;
+    let config = vrrp_config(priority, use_vmac).replace('\n', "\\n");
+    container.sh(&format!("printf '{config}' > /tmp/keepalived.conf"))?;
+    container.spawn(
+        "keepalived --dont-fork --log-console --log-detail --vrrp \
+         --use-file=/tmp/keepalived.conf",
     )
 }
 
@@ -161,38 +170,39 @@ fn keepalived(cluster: &mut Cluster, use_vmac: bool) -> Result<()> {
     let _network = Network::create(cluster, &first, "foo", &options)?;
     let (master, backup) = (start(&first, &[])?, start(&second, &[])?);
     let client = Container::start(&third, "foo", &[])?;
-    let run = |container: &Container, priority: u8| {
-        // Left by the killed one: its process id belongs to another process now.
-        container.sh("rm -f /run/keepalived.pid /run/vrrp.pid /run/keepalived/*.pid")?;
-        let config = vrrp_config(priority, use_vmac);
-        container
-            .sh(&format!("printf '{}' > /tmp/keepalived.conf", config.replace('\n', "\\n")))?;
-        container.spawn(
-            "keepalived --dont-fork --log-console --log-detail --vrrp \
-             --use-file=/tmp/keepalived.conf",
-        )
-    };
     let told = "Sending gratuitous ARP on";
     let mac = use_vmac.then_some("00:00:5e:00:01:33");
-    let find_v6 = |owner: (&Container, &Process)| {
-        find_v6_at_once(&client, owner, use_vmac.then_some("00:00:5e:00:02:34"))
-    };
-    let first_run = run(&master, 200)?;
+    let mac_v6 = use_vmac.then_some("00:00:5e:00:02:34");
+    let first_run = run_keepalived(&master, 200, use_vmac)?;
     find_at_once(&client, (&master, &first_run), told, mac)?;
-    find_v6((&master, &first_run))?;
-    let second_run = run(&backup, 100)?;
+    find_v6_at_once(&client, (&master, &first_run), mac_v6)?;
+    let second_run = run_keepalived(&backup, 100, use_vmac)?;
     second_run.wait_for_line(SOON, |line| line.contains("(one) Entering BACKUP STATE"))?;
     // Killed, so that it sends no goodbye.
     first.docker(["kill", &master.name])?;
     find_at_once(&client, (&backup, &second_run), told, mac).context("the backup")?;
-    find_v6((&backup, &second_run)).context("the backup")?;
+    find_v6_at_once(&client, (&backup, &second_run), mac_v6).context("the backup")?;
     master.start_again()?;
-    let third_run = run(&master, 200)?;
+    let third_run = run_keepalived(&master, 200, use_vmac)?;
     find_at_once(&client, (&master, &third_run), told, mac).context("the master that came back")?;
-    find_v6((&master, &third_run)).context("the master that came back")?;
+    find_v6_at_once(&client, (&master, &third_run), mac_v6).context("the master that came back")?;
     second_run.wait_for_line(SOON, |line| line.contains("(one) Master received advert"))?;
     ensure!(!backup.sh("ip address")?.contains(VIRTUAL), "the backup still has the address");
     find_at_once(&client, (&master, &third_run), told, mac).context("the master alone")
+}
+
+fn run_ucarp(container: &Container, skew: u8) -> Result<Process> {
+    for (script, verb) in [("up", "add"), ("down", "delete")] {
+        container.sh(&format!(
+            "printf '#!/bin/sh\\nip address {verb} {VIRTUAL}/24 dev $1\\n' > /tmp/{script}; \
+             chmod +x /tmp/{script}"
+        ))?;
+    }
+    let source = container.address("foo")?;
+    container.spawn(&format!(
+        "ucarp --interface=shout0 --srcip={source} --vhid=7 --pass=secret --addr={VIRTUAL} \
+         --advskew={skew} --preempt --upscript=/tmp/up --downscript=/tmp/down"
+    ))
 }
 
 /// CARP: the same, with the virtual host's MAC address in advertisements only, and gratuitous ARP
@@ -202,28 +212,15 @@ fn ucarp(cluster: &mut Cluster) -> Result<()> {
     let _network = Network::create(cluster, &first, "foo", &["--subnet=10.124.0.0/24"])?;
     let (master, backup) = (start(&first, &[])?, start(&second, &[])?);
     let client = Container::start(&third, "foo", &[])?;
-    let run = |container: &Container, skew: u8| {
-        for (script, verb) in [("up", "add"), ("down", "delete")] {
-            container.sh(&format!(
-                "printf '#!/bin/sh\\nip address {verb} {VIRTUAL}/24 dev $1\\n' > /tmp/{script}; \
-                 chmod +x /tmp/{script}"
-            ))?;
-        }
-        let source = container.address("foo")?;
-        container.spawn(&format!(
-            "ucarp --interface=shout0 --srcip={source} --vhid=7 --pass=secret --addr={VIRTUAL} \
-             --advskew={skew} --preempt --upscript=/tmp/up --downscript=/tmp/down"
-        ))
-    };
     let told = "Switching to state: MASTER";
-    let first_run = run(&master, 0)?;
+    let first_run = run_ucarp(&master, 0)?;
     await_owner(&client, (&master, &first_run), told, None)?;
-    let second_run = run(&backup, 100)?;
+    let second_run = run_ucarp(&backup, 100)?;
     second_run.wait_for_line(SOON, |line| line.contains("Switching to state: BACKUP"))?;
     first.docker(["kill", &master.name])?;
     await_owner(&client, (&backup, &second_run), told, None).context("the backup")?;
     master.start_again()?;
-    let third_run = run(&master, 0)?;
+    let third_run = run_ucarp(&master, 0)?;
     await_owner(&client, (&master, &third_run), told, None).context("the master that came back")?;
     wait_until("the backup to give the address up", SOON, || {
         Ok((!backup.sh("ip address")?.contains(VIRTUAL)).then_some(()))

@@ -75,54 +75,60 @@ fn older_versions(cluster: &mut Cluster, igmp: u8) -> Result<()> {
 /// When the container leaves a network, its groups move to another network that is for them.
 fn routes(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
-    let option = |value: &str| format!("--opt=shoutd.multicast-route={value}");
     let _all = Network::create(cluster, &first, "all", &["--subnet=10.41.0.0/24"])?;
     let _some = Network::create(
         cluster,
         &second,
         "some",
-        &["--subnet=10.42.0.0/24", &option("239.0.0.0/8")],
+        &["--subnet=10.42.0.0/24", "--opt=shoutd.multicast-route=239.0.0.0/8"],
     )?;
-    let _quiet =
-        Network::create(cluster, &third, "quiet", &["--subnet=10.43.0.0/24", &option("off")])?;
+    let _quiet = Network::create(
+        cluster,
+        &third,
+        "quiet",
+        &["--subnet=10.43.0.0/24", "--opt=shoutd.multicast-route=off"],
+    )?;
     let sender = Container::start(&first, "quiet", &[])?;
-    let routes = || -> Result<Vec<String>> {
-        let shown = sender.sh("ip -4 route show")?;
-        let multicast =
-            shown.lines().filter(|line| line.starts_with("224.") || line.starts_with("239."));
-        Ok(multicast
-            .filter_map(|line| line.split_once(' '))
-            .map(|(destination, _)| destination.to_owned())
-            .collect())
-    };
-    ensure!(routes()?.is_empty(), "{:?}", routes()?);
-    let docker = |action: &str, network: &str| {
-        first.docker(["network", action, network, &sender.name]).map(drop)
-    };
-    ["some", "bridge", "all"].into_iter().try_for_each(|network| docker("connect", network))?;
-    ensure!(routes()? == ["224.0.0.0/4", "239.0.0.0/8"], "{:?}", routes()?);
+    ensure_multicast_routes(&sender, &[])?;
+    for network in ["some", "bridge", "all"] {
+        first.docker(["network", "connect", network, &sender.name])?;
+    }
+    ensure_multicast_routes(&sender, &["224.0.0.0/4", "239.0.0.0/8"])?;
 
     let on_all = Container::start(&second, "all", &[])?;
     let on_some = Container::start(&third, "some", &[])?;
     ensure_received(&sender, &on_all, "225.7.7.7")?;
     ensure_received(&sender, &on_some, "239.7.7.7")?;
 
-    docker("disconnect", "some")?;
+    first.docker(["network", "disconnect", "some", &sender.name])?;
     ensure_received(&sender, &on_all, "239.7.7.8")?;
-    docker("connect", "some")?;
-    docker("disconnect", "all")?;
+    first.docker(["network", "connect", "some", &sender.name])?;
+    first.docker(["network", "disconnect", "all", &sender.name])?;
     ensure_received(&sender, &on_some, "239.7.7.9")?;
     // The network with `multicast-route=off` takes none, even if no other is left.
-    ensure!(routes()? == ["239.0.0.0/8"], "{:?}", routes()?);
+    ensure_multicast_routes(&sender, &["239.0.0.0/8"])?;
     let refused = first.run([
         "docker",
         "network",
         "create",
         "--driver=shoutd",
-        &option("10.0.0.0/8"),
+        "--opt=shoutd.multicast-route=10.0.0.0/8",
         "no",
     ])?;
     ensure!(!refused.success() && refused.stderr.contains("IPv4 multicast prefixes"), "{refused}");
+    Ok(())
+}
+
+/// Checks that a container has these IPv4 multicast routes and no others.
+fn ensure_multicast_routes(container: &Container, wanted: &[&str]) -> Result<()> {
+    let shown = container.sh("ip -4 route show")?;
+    let routes: Vec<&str> = shown
+        .lines()
+        .filter(|line| line.starts_with("224.") || line.starts_with("239."))
+        .filter_map(|line| line.split_once(' '))
+        .map(|(destination, _)| destination)
+        .collect();
+    ensure!(routes == wanted, "{routes:?}");
     Ok(())
 }
 
@@ -139,10 +145,14 @@ fn ensure_received(sender: &Container, receiver: &Container, group: &str) -> Res
     .with_context(|| format!("from {} to {}, {group}", sender.name, receiver.name))
 }
 
+/// Starts a container with IPv6 on the network.
+fn start(host: &Host) -> Result<Container> {
+    Container::start(host, "foo", &[WITH_IPV6])
+}
+
 fn several_on_a_host(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = cluster.three()?;
     let network = Network::create(cluster, &first, "foo", &[])?;
-    let start = |host| Container::start(host, "foo", &[WITH_IPV6]);
     let (sender, staying, leaving) = (start(&first)?, start(&second)?, start(&second)?);
     let inner = behind(&staying)?;
     let streams = begin_both(&sender, &[&staying])?;
@@ -200,9 +210,11 @@ fn await_ports(network: &Network, host: &Host, count: usize) -> Result<()> {
     let show = format!("bridge -netns {} mdb show dev shoutbr0", network.segment_name()?);
     wait_until(&format!("{count} ports to be members on {}", host.name()), SOON, || {
         let listed = host.sh(&show)?;
-        let ports =
-            |group| listed.lines().filter(|line| line.contains(&format!(" grp {group} "))).count();
-        Ok(BOTH.iter().all(|stream| ports(stream.group) == count).then_some(()))
+        let are_members = BOTH.iter().all(|stream| {
+            let group = format!(" grp {} ", stream.group);
+            listed.lines().filter(|line| line.contains(&group)).count() == count
+        });
+        Ok(are_members.then_some(()))
     })
 }
 
@@ -217,7 +229,6 @@ fn lifetimes(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
     let network = Network::create(cluster, first, "foo", &[])?;
-    let start = |host| Container::start(host, "foo", &[WITH_IPV6]);
     let (sender, receivers) = (start(first)?, [start(second)?, start(third)?]);
     let segment = network.segment_name()?;
     for host in &hosts {

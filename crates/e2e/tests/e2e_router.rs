@@ -199,10 +199,6 @@ fn await_routers(asked: &Host, network: &str, wanted: &[&Host]) -> Result<()> {
 fn ensure_everything_goes_there(sender: &Container, router: &Host, other: &Host) -> Result<()> {
     const GROUPS: [Ipv4Addr; 3] =
         [Ipv4Addr::new(239, 9, 9, 1), Ipv4Addr::new(225, 9, 9, 2), Ipv4Addr::new(239, 131, 9, 9)];
-    let seen = |capture: &Capture, group: Ipv4Addr| {
-        let frames = capture.frames();
-        frames.iter().filter_map(Frame::tunnelled).any(|(.., frame)| frame.is_to(group))
-    };
     wait_until("only the router's host to be sent everything", SOON, || {
         let (there, nowhere) = (Capture::of_underlay(router)?, Capture::of_underlay(other)?);
         for group in GROUPS {
@@ -211,8 +207,14 @@ fn ensure_everything_goes_there(sender: &Container, router: &Host, other: &Host)
             ))?;
         }
         wait_until("every group to come", SOON, || {
-            Ok(GROUPS.iter().all(|group| seen(&there, *group)).then_some(()))
+            Ok(GROUPS.iter().all(|group| is_seen(&there, *group)).then_some(()))
         })?;
-        Ok((!GROUPS.iter().any(|group| seen(&nowhere, *group))).then_some(()))
+        Ok((!GROUPS.iter().any(|group| is_seen(&nowhere, *group))).then_some(()))
     })
+}
+
+/// Whether a capture has a tunnelled packet to a group.
+fn is_seen(capture: &Capture, group: Ipv4Addr) -> bool {
+    let frames = capture.frames();
+    frames.iter().filter_map(Frame::tunnelled).any(|(.., frame)| frame.is_to(group))
 }

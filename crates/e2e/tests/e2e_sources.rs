@@ -299,7 +299,8 @@ fn check_received(
         }
         Ok((counts.values().sum::<usize>() >= wanted.values().sum()).then_some(()))
     });
-    let received =
-        || format!("a receiver on {} received {counts:?} of {}", receiver.host.name(), group.ip());
-    Ok((all.is_err() || counts != wanted).then(received))
+    let is_wrong = all.is_err() || counts != wanted;
+    Ok(is_wrong.then(|| {
+        format!("a receiver on {} received {counts:?} of {}", receiver.host.name(), group.ip())
+    }))
 }

@@ -126,17 +126,10 @@ fn ways(cluster: &mut Cluster) -> Result<()> {
             // Broadcast goes to all hosts, by the same path.
             let broadcast = network.broadcast()?;
             last.send((broadcast, 6132), b"last")?;
-            let sent = |capture: &Capture, to: IpAddr| {
-                let frames = capture.frames();
-                let tunnelled = frames.iter().filter_map(Frame::tunnelled_v6);
-                tunnelled
-                    .filter(|(from, _, frame)| {
-                        *from == first.address_v6() && frame.destination() == Some(to)
-                    })
-                    .count()
-            };
             wait_until("the last datagram to come to both", SOON, || {
-                Ok(captures.iter().all(|capture| sent(capture, broadcast.into()) > 0).then_some(()))
+                let have_come =
+                    captures.iter().all(|capture| sent(capture, first, broadcast.into()) > 0);
+                Ok(have_come.then_some(()))
             })?;
             for (socket, at) in receiving.iter().zip(GROUPS) {
                 let mut received = 0;
@@ -150,13 +143,23 @@ fn ways(cluster: &mut Cluster) -> Result<()> {
                 );
             }
             let wanted = [COUNT, if way == "flood" { COUNT } else { 0 }];
-            let is_wanted = |at: &SocketAddr| {
-                captures.each_ref().map(|capture| sent(capture, at.ip())) == wanted
-            };
-            Ok(GROUPS.iter().all(is_wanted).then_some(()))
+            let is_settled = GROUPS.iter().all(|at| {
+                captures.each_ref().map(|capture| sent(capture, first, at.ip())) == wanted
+            });
+            Ok(is_settled.then_some(()))
         })?;
     }
     Ok(())
+}
+
+/// How many packets to an address a host has sent through the IPv6 tunnel, by this capture.
+fn sent(capture: &Capture, by: &Host, to: IpAddr) -> usize {
+    let frames = capture.frames();
+    frames
+        .iter()
+        .filter_map(Frame::tunnelled_v6)
+        .filter(|(from, _, frame)| *from == by.address_v6() && frame.destination() == Some(to))
+        .count()
 }
 
 /// The MTU of the underlay changes while containers run.

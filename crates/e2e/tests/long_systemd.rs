@@ -45,13 +45,8 @@ fn systemd_runs_shoutd_through_reboots_and_power_failures() {
     ];
     for (name, check) in checks {
         let begin = std::time::Instant::now();
-        let logs = || {
-            hosts.map(|host| {
-                host.sh("journalctl --boot --unit=shoutd --unit=docker --lines=60 --no-pager")
-            })
-        };
         check(hosts)
-            .with_context(|| format!("{name}; the hosts' journals: {:#?}", logs()))
+            .with_context(|| format!("{name}; the hosts' journals: {:#?}", hosts.map(journal)))
             .unwrap();
         println!("ok      {name} ({:.0} s)", begin.elapsed().as_secs_f32());
     }
@@ -108,6 +103,16 @@ fn install(hosts: [&VirtualHost; 2]) -> Result<()> {
     all_is_well(hosts)
 }
 
+/// The last lines of shoutd and Docker.
+fn journal(host: &VirtualHost) -> Result<String> {
+    host.sh("journalctl --boot --unit=shoutd --unit=docker --lines=60 --no-pager")
+}
+
+/// How many streams a receiver has received to their end.
+fn whole_streams(host: &VirtualHost, receiver: &str) -> Result<usize> {
+    Ok(host.sh(&format!("docker logs {receiver} 2>&1"))?.matches(" 0/").count())
+}
+
 /// Checks that the containers run and receive from both hosts.
 fn all_is_well(hosts: [&VirtualHost; 2]) -> Result<()> {
     for (host, (name, address)) in hosts.iter().zip(RECEIVERS) {
@@ -126,13 +131,10 @@ fn all_is_well(hosts: [&VirtualHost; 2]) -> Result<()> {
         await_true(host, "shoutdctl groups | grep -q '224\\.1\\.1\\.1 .*host1.*host2'")?;
     }
     for sender in hosts {
-        let count = |host: &VirtualHost, name: &str| -> Result<usize> {
-            Ok(host.sh(&format!("docker logs {name} 2>&1"))?.matches(" 0/").count())
-        };
         let before: Vec<usize> = hosts
             .iter()
             .zip(RECEIVERS)
-            .map(|(host, (name, _))| count(host, name))
+            .map(|(host, (name, _))| whole_streams(host, name))
             .collect::<Result<_>>()?;
         sender
             .sh("docker run --rm --network=foo debian iperf -u -c 224.1.1.1 -T 2 -t 3 -b 100K")?;
@@ -140,7 +142,7 @@ fn all_is_well(hosts: [&VirtualHost; 2]) -> Result<()> {
             wait_until(
                 &format!("{name} to have received a whole stream of {}", sender.address()),
                 SOON,
-                || Ok((count(host, name)? > before).then_some(())),
+                || Ok((whole_streams(host, name)? > before).then_some(())),
             )
             .with_context(|| {
                 host.sh(&format!("docker logs --tail=20 {name} 2>&1")).unwrap_or_default()

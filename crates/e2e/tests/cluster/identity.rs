@@ -8,6 +8,15 @@ use shoutd_lab::{Host, wait_until};
 
 use crate::refuses;
 
+fn usual_address(host: &Host) -> String {
+    host.address().to_string()
+}
+
+/// The usual address of the other one of hosts 4 and 5.
+fn swapped_address(host: &Host) -> String {
+    format!("10.77.0.{}", if host.number() == 4 { 5 } else { 4 })
+}
+
 /// A host's second address.
 fn other_address(host: &Host) -> String {
     format!("10.77.0.{}", 100 + host.number())
@@ -68,22 +77,17 @@ pub fn renumbered(cluster: &mut Cluster) -> Result<()> {
     let network = Network::create(cluster, &hosts[0], "foo", &[])?;
     let containers = one_on_each(&hosts, "foo", &[])?;
     let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
-    let usual = |host: &Host| host.address().to_string();
-    renumber(&hosts, usual, other_address)?;
+    renumber(&hosts, usual_address, other_address)?;
     Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
-    renumber(&hosts, other_address, usual)?;
+    renumber(&hosts, other_address, usual_address)?;
     Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
     // Two hosts swap their addresses.
-    let (fourth, fifth) = (&hosts[3], &hosts[4]);
-    let swapped = |host: &Host| {
-        let other = if host.number() == fourth.number() { fifth } else { fourth };
-        other.address().to_string()
-    };
-    renumber(&hosts[3..], usual, swapped)?;
+    renumber(&hosts[3..], usual_address, swapped_address)?;
     Stream::default().send(sender, &receivers.iter().collect::<Vec<_>>(), 1)?;
-    renumber(&hosts[3..], swapped, usual)?;
+    renumber(&hosts[3..], swapped_address, usual_address)?;
     Stream::default().send(&containers[4], &containers[..4].iter().collect::<Vec<_>>(), 1)?;
     // One host loses its address while it runs, and gets it back.
+    let fifth = &hosts[4];
     fifth.sh("ip address del 10.77.0.5/24 dev eth0")?;
     wait_until("the status to say so", SOON, || {
         let problems = status(fifth)?["problems"].to_string();
@@ -100,6 +104,14 @@ pub fn renumbered(cluster: &mut Cluster) -> Result<()> {
 
 fn events_of(host: &Host) -> Result<String> {
     host.sh("shoutdctl events")
+}
+
+/// Waits until a host knows one at this address.
+fn await_address(asked: &Host, address: &str) -> Result<()> {
+    wait_until(&format!("a host to be known at {address}"), SOON, || {
+        let hosts = view(asked, "hosts")?.to_string();
+        Ok(hosts.contains(&format!("\"{address}:7789\"")).then_some(()))
+    })
 }
 
 pub fn set_back_and_copied(cluster: &mut Cluster) -> Result<()> {
@@ -124,21 +136,13 @@ pub fn set_back_and_copied(cluster: &mut Cluster) -> Result<()> {
     let places =
         "--run-dir=/run/copy --data-dir=/run/earlier --plugin-socket=/run/copy/plugin.sock";
     let mut copy = fifth.spawn(["sh", "-c", &format!("exec shoutd {places} 10.77.0.105")])?;
-    let is_known_at = |address: &str| -> Result<()> {
-        wait_until(&format!("host5 to be known at {address}"), SOON, || {
-            Ok(view(&first, "hosts")?
-                .to_string()
-                .contains(&format!("\"{address}:7789\""))
-                .then_some(()))
-        })
-    };
-    is_known_at("10.77.0.105")?;
+    await_address(&first, "10.77.0.105")?;
     refuses(&fifth, "shoutdctl start", &["10.77.0.105:7789", "10.77.0.5:7789", "copy"])?;
     copy.kill()?;
     fifth
         .sh("ip address del 10.77.0.105/24 dev eth0; rm -rf /run/earlier /run/copy; shoutdctl \
              start")?;
-    is_known_at("10.77.0.5")?;
+    await_address(&first, "10.77.0.5")?;
     let containers = one_on_each(&[first.clone(), fifth.clone()], "foo", &[])?;
     let [a, b] = containers.as_slice() else { bail!("two containers") };
     Stream::default().send(a, &[b], 1)?;

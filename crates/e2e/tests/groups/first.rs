@@ -67,13 +67,7 @@ fn datagrams_on(cluster: &mut Cluster, on: &DualStack) -> Result<()> {
     let network = Network::create(cluster, &first, on.network, on.made_with)?;
     let (answering, remote) = (on.start(&first)?, on.start(&second)?);
     let firsts = firsts(&network)?;
-    let receive_all = |container| {
-        firsts
-            .iter()
-            .map(|datagrams| start_receiver(container, datagrams))
-            .collect::<Result<Vec<_>>>()
-    };
-    let mut received = vec![receive_all(&remote)?];
+    let mut received = vec![receive_all(&remote, &firsts)?];
     let answer = format!(
         "socat -d -d -u {} UDP4-DATAGRAM:{}:6082,broadcast",
         firsts[0].receive,
@@ -83,35 +77,38 @@ fn datagrams_on(cluster: &mut Cluster, on: &DualStack) -> Result<()> {
     answers.wait_for_line(SOON, |line| line.contains("starting data transfer loop"))?;
     await_members(&second, "239.5.5.5", &[&first, &second])?;
     await_members(&first, "ff15::5:5", &[&second])?;
-    let sends = |begin: usize| {
-        firsts.iter().cycle().skip(begin).take(firsts.len()).map(|datagrams| &*datagrams.send)
-    };
 
     for round in 0..3 {
-        send_first(&third, on, round, sends(round), &received)?;
+        send_first(&third, on, round, &firsts, &received)?;
     }
     join_first(&answering, on, &third)?;
     let near = on.start(&third)?;
-    received.push(receive_all(&near)?);
+    received.push(receive_all(&near, &firsts)?);
     // Receivers on its own host count too.
     await_members(&first, "ff15::5:5", &[&second, &third])?;
     for round in 3..6 {
-        send_first(&third, on, round, sends(round), &received)?;
+        send_first(&third, on, round, &firsts, &received)?;
     }
     Ok(())
 }
 
-/// Starts a container that sends at once in these ways, and waits until all were received, and the
-/// answer.
-fn send_first<'a>(
+fn receive_all(container: &Container, firsts: &[Datagrams]) -> Result<Vec<Process>> {
+    firsts.iter().map(|datagrams| start_receiver(container, datagrams)).collect()
+}
+
+/// Starts a container that sends at once in these ways, each round with another one first, and
+/// waits until all were received, and the answer.
+fn send_first(
     host: &Host,
     on: &DualStack,
     round: usize,
-    sends: impl Iterator<Item = &'a str>,
+    firsts: &[Datagrams],
     received: &[Vec<Process>],
 ) -> Result<()> {
-    let send: Vec<String> =
-        sends.map(|send| format!("echo round{round} | socat -u - {send}")).collect();
+    let in_order = firsts.iter().cycle().skip(round).take(firsts.len());
+    let send: Vec<String> = in_order
+        .map(|datagrams| format!("echo round{round} | socat -u - {}", datagrams.send))
+        .collect();
     // 17C2 is the port of the answer in hexadecimal.
     let script = format!(
         "socat -u UDP4-RECV:6082 CREATE:/tmp/got & until grep -q ':17C2 ' /proc/net/udp; do :; \
@@ -170,10 +167,10 @@ pub fn seconds(cluster: &mut Cluster) -> Result<()> {
     let remote = second.address();
     wait_until("the first host's kernel to send to host2", SOON, || {
         let entries = network.tunnel_groups(&first)?;
-        let is_sent = |group: IpAddr| {
-            entries.iter().any(|entry| entry.group == group && entry.remote == remote)
-        };
-        Ok(NUMBERED.iter().all(|at| is_sent(at.ip())).then_some(()))
+        let are_sent = NUMBERED
+            .iter()
+            .all(|at| entries.iter().any(|entry| entry.group == at.ip() && entry.remote == remote));
+        Ok(are_sent.then_some(()))
     })?;
     let joined = numbered.next();
     // Twelve seconds of it.

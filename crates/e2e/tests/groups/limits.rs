@@ -64,21 +64,21 @@ pub fn max_rate(cluster: &mut Cluster) -> Result<()> {
             Ok(received.iter().any(|(_, text)| text == b"last").then_some(()))
         })?;
         let took = begin.elapsed();
-        let count =
-            |what: &[u8]| u32::try_from(received.iter().filter(|(_, text)| text == what).count());
+        let (passed, of_other) = (count(&received, b"storm")?, count(&received, b"calm")?);
         // One more, because a part of a packet counts as a whole one.
-        let (passed, allowed) = (count(b"storm")?, BURST + RATE * took.as_secs_f64() + 1.0);
+        let allowed = BURST + RATE * took.as_secs_f64() + 1.0;
         ensure!(
             f64::from(passed) <= allowed,
             "of 1000 datagrams to {to} in {took:?} {passed} passed"
         );
         ensure!(passed > 0 || to != GROUP, "no datagram to {to} passed");
-        ensure!(
-            count(b"calm")? == 4,
-            "of the other container's 4 datagrams to {to} {} passed",
-            count(b"calm")?
-        );
+        ensure!(of_other == 4, "of the other container's 4 datagrams to {to} {of_other} passed");
     }
     drop((storming, modest, receiver));
     network.remove_on(&hosts[2])
+}
+
+/// How many of the received datagrams have this text.
+fn count(received: &[(IpAddr, Vec<u8>)], text: &[u8]) -> Result<u32> {
+    Ok(received.iter().filter(|(_, other)| other == text).count().try_into()?)
 }

@@ -16,84 +16,120 @@ const VXLAN_PORT: u16 = 7789;
 /// Containers on Docker's default bridge and processes of the hosts send VXLAN with the network's
 /// VNI.
 pub fn frames(cluster: &mut Cluster) -> Result<()> {
-    let [first, second, third] = cluster.three()?;
-    let network = Network::create(cluster, &first, "foo", &["--internal"])?;
-    let receiver = Container::start(&first, "foo", &[])?;
-    let honest = Container::start(&second, "foo", &[])?;
+    let hosts = cluster.three()?;
+    let [first, second, _] = &hosts;
+    let network = Network::create(cluster, first, "foo", &["--internal"])?;
+    let receiver = Container::start(first, "foo", &[])?;
+    let honest = Container::start(second, "foo", &[])?;
     let receiving = GroupSocket::open(&receiver, true, PORT)?;
     receiving.join(GROUP.into(), Sources::All)?;
     let sending = GroupSocket::open(&honest, true, 0)?;
-    await_members(&second, "239.9.9.9", &[&first])?;
-    let frame = frame(&network)?;
-    let outside = [&first, &second, &third]
-        .map(|host| Container::start(host, "bridge", &["--cap-add=NET_ADMIN"]))
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?;
-    let gateway: IpAddr =
-        outside[0].sh("ip route show default")?.split(' ').nth(2).context("a gateway")?.parse()?;
-    let forged = second.address();
-    outside[0].sh(&format!("ip address add {forged}/32 dev lo"))?;
-    let to_first = first.address().into();
-    let attempts = || -> Result<()> {
-        for container in &outside {
-            container.inside(|| send(None, to_first, &frame))?;
-        }
-        outside[0].inside(|| send(None, gateway, &frame))?;
-        outside[0].inside(|| send(Some(forged), to_first, &frame))?;
-        for host in [&first, &second, &third] {
-            inside(host, || send(None, to_first, &frame))?;
-        }
-        inside(&first, || send(None, Ipv4Addr::LOCALHOST.into(), &frame))
-    };
-    let only_honest = |when: &str| -> Result<()> {
-        attempts()?;
-        sending.send((GROUP, PORT), b"honest")?;
-        let mut received = Vec::new();
-        wait_until("the honest datagram", SOON, || {
-            received.extend(receiving.received()?.into_iter().map(|(_, text)| text));
-            Ok(received.iter().any(|text| text == b"honest").then_some(()))
-        })?;
-        ensure!(received == [b"honest"], "frames of strangers were received {when}: {received:?}");
-        Ok(())
-    };
-    only_honest("while all daemons run")?;
-    for host in [&first, &second] {
+    await_members(second, "239.9.9.9", &[first])?;
+    let strangers = Strangers::start(&hosts, frame(&network)?)?;
+    let members = Members { sending, receiving };
+    members.ensure_only_honest(&strangers).context("while all daemons run")?;
+    for host in [first, second] {
         wait_until("an event that tells of them", SOON, || {
             Ok(view(host, "events")?.to_string().contains("filter-dropped").then_some(()))
         })?;
     }
 
     first.kill_shoutd()?;
-    only_honest("after a daemon was killed")?;
+    members.ensure_only_honest(&strangers).context("after a daemon was killed")?;
     first.start_shoutd(&[])?;
 
     // Without the filter the frames do arrive: the test sends the right ones.
     let daemon = first.pids_of("shoutd")?;
     first.signal("STOP", &daemon)?;
     first.sh("nft delete table inet shoutd")?;
-    outside[0].inside(|| send(None, gateway, &frame))?;
+    strangers.send_to_gateway()?;
     wait_until("a frame of a stranger, without the filter", SOON, || {
-        Ok(receiving.received()?.iter().any(|(_, text)| text == b"stranger").then_some(()))
+        let received = members.receiving.received()?;
+        Ok(received.iter().any(|(_, text)| text == b"stranger").then_some(()))
     })?;
     first.signal("CONT", &daemon)?;
-    await_restored(&first, 0)?;
-    only_honest("after the filter was put back")?;
+    await_restored(first, 0)?;
+    members.ensure_only_honest(&strangers).context("after the filter was put back")?;
 
     // As firewalls do when they are loaded anew. Docker's own rules go with them, which others
     // mend.
     first.sh("iptables-save > /run/before.iptables")?;
     for wipe in FLUSHES {
-        let told = restored(&first)?;
+        let told = restored(first)?;
         first.sh(wipe)?;
-        await_restored(&first, told).context(wipe)?;
-        only_honest(wipe)?;
+        await_restored(first, told).context(wipe)?;
+        members.ensure_only_honest(&strangers).context(wipe)?;
     }
     for change in LEAVE_IT {
         first.sh(change)?;
         first.sh("nft list table inet shoutd").context(change)?;
-        only_honest(change)?;
+        members.ensure_only_honest(&strangers).context(change)?;
     }
     Ok(())
+}
+
+/// Sockets of two containers on the network.
+struct Members {
+    sending: GroupSocket,
+    receiving: GroupSocket,
+}
+
+impl Members {
+    /// Checks that a member receives what another sends, and nothing that strangers send.
+    fn ensure_only_honest(&self, strangers: &Strangers<'_>) -> Result<()> {
+        strangers.send_all()?;
+        self.sending.send((GROUP, PORT), b"honest")?;
+        let mut received = Vec::new();
+        wait_until("the honest datagram", SOON, || {
+            received.extend(self.receiving.received()?.into_iter().map(|(_, text)| text));
+            Ok(received.iter().any(|text| text == b"honest").then_some(()))
+        })?;
+        ensure!(received == [b"honest"], "frames of strangers were received: {received:?}");
+        Ok(())
+    }
+}
+
+/// Hosts of the cluster, and a container on Docker's default bridge of each, which send a frame for
+/// the network to the first host.
+struct Strangers<'a> {
+    hosts: &'a [Host; 3],
+    containers: Vec<Container>,
+    /// The first host's address on its bridge.
+    gateway: IpAddr,
+    frame: Vec<u8>,
+}
+
+impl<'a> Strangers<'a> {
+    /// Starts the containers. The first gets the second host's address, too.
+    fn start(hosts: &'a [Host; 3], frame: Vec<u8>) -> Result<Self> {
+        let containers = hosts
+            .iter()
+            .map(|host| Container::start(host, "bridge", &["--cap-add=NET_ADMIN"]))
+            .collect::<Result<Vec<_>>>()?;
+        let shown = containers[0].sh("ip route show default")?;
+        let gateway = shown.split(' ').nth(2).context("a gateway")?.parse()?;
+        containers[0].sh(&format!("ip address add {}/32 dev lo", hosts[1].address()))?;
+        Ok(Self { hosts, containers, gateway, frame })
+    }
+
+    /// Sends the frame in all ways.
+    fn send_all(&self) -> Result<()> {
+        let to_first = self.hosts[0].address().into();
+        for container in &self.containers {
+            container.inside(|| send(None, to_first, &self.frame))?;
+        }
+        self.send_to_gateway()?;
+        let forged = self.hosts[1].address();
+        self.containers[0].inside(|| send(Some(forged), to_first, &self.frame))?;
+        for host in self.hosts {
+            inside(host, || send(None, to_first, &self.frame))?;
+        }
+        inside(&self.hosts[0], || send(None, Ipv4Addr::LOCALHOST.into(), &self.frame))
+    }
+
+    fn send_to_gateway(&self) -> Result<()> {
+        self.containers[0].inside(|| send(None, self.gateway, &self.frame))
+    }
 }
 
 /// What takes the filter away: by hand, and as `nftables.service` does.
@@ -170,10 +206,12 @@ fn send(source: Option<Ipv4Addr>, to: IpAddr, datagram: &[u8]) -> Result<()> {
 fn inside<T: Send>(host: &Host, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let path = host.file("/proc/1/ns/net")?;
     let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-    let enter = move || {
-        setns(&namespace, CloneFlags::CLONE_NEWNET)
-            .context("enter the host's network namespace")?;
-        work()
-    };
-    thread::scope(|scope| scope.spawn(enter).join().map_err(|_| anyhow!("a thread panicked"))?)
+    thread::scope(|scope| {
+        let working = scope.spawn(move || {
+            setns(&namespace, CloneFlags::CLONE_NEWNET)
+                .context("enter the host's network namespace")?;
+            work()
+        });
+        working.join().map_err(|_| anyhow!("a thread panicked"))?
+    })
 }

@@ -21,6 +21,10 @@ const OTHERS: [SocketAddr; 2] = [
     SocketAddr::new(IpAddr::V6(Ipv6Addr::new(0xff15, 0, 0, 0, 0, 0, 5, 9)), 6152),
 ];
 
+fn start(host: &Host) -> Result<Container> {
+    Container::start(host, "foo", &[WITH_IPV6])
+}
+
 fn join_groups(container: &Container) -> Result<Vec<Process>> {
     JOIN_BOTH.into_iter().map(|program| container.spawn(program)).collect()
 }
@@ -62,7 +66,6 @@ pub fn joins_and_leaves(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
     let _network = Network::create(cluster, first, "foo", &[])?;
-    let start = |host| Container::start(host, "foo", &[WITH_IPV6]);
     let (sender, receiver, bystander) = (start(first)?, start(second)?, start(third)?);
     let streams = begin_both(&sender, &[&receiver])?;
     await_both(first, &[second])?;
@@ -100,7 +103,6 @@ pub fn daemons_killed(cluster: &mut Cluster) -> Result<()> {
         .find(|host| ![leader.number(), other.number()].contains(&host.number()));
     let third = third.context("a third host")?;
     let _network = Network::create(cluster, &other, "foo", &[])?;
-    let start = |host| Container::start(host, "foo", &[WITH_IPV6]);
     let (sender, receiver, bystander) = (start(&leader)?, start(&other)?, start(&third)?);
     let streams = begin_both(&sender, &[&receiver])?;
     await_silence(&third, &streams)?;

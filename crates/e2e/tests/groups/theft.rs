@@ -4,16 +4,20 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context, Result};
 use shoutd_e2e::{Cluster, Container, Network, Numbered, NumberedReceiver};
+use shoutd_lab::Host;
 
 /// UDP ports of the streams from another host and from the victim's own.
 const PORTS: [u16; 2] = [6171, 6172];
+
+fn start(host: &Host) -> Result<Container> {
+    Container::start(host, "foo", &[])
+}
 
 /// Two others take a container's MAC and IPv4 address, one on its own host and one on another, and
 /// announce them by gratuitous ARP: the container loses nothing.
 pub fn mac_address(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
     let _network = Network::create(cluster, &first, "foo", &["--subnet=10.126.0.0/24"])?;
-    let start = |host| Container::start(host, "foo", &[]);
     let (victim, senders, thieves) =
         (start(&second)?, [start(&first)?, start(&second)?], [start(&second)?, start(&third)?]);
     let address = victim.address("foo")?;

@@ -1,7 +1,7 @@
 //! Hosts on different tiers of replication on one network.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -56,21 +56,17 @@ impl Group {
 
 /// In both families: a group that all on the link have joined (mDNS, RFC 6762), one with the same
 /// MAC address, one without members, and one for each pair of hosts.
-fn groups() -> Vec<Group> {
-    let v4 = |octets: [u8; 4]| IpAddr::V4(octets.into());
-    let v6 = |high, middle, low| IpAddr::V6(Ipv6Addr::new(high, 0, 0, 0, 0, 0, middle, low));
+fn groups() -> Result<Vec<Group>> {
     let pairs = [
-        ([v4([224, 0, 0, 251]), v6(0xff02, 0, 0xfb)], [true, true, true]),
-        ([v4([239, 0, 0, 251]), v6(0xff05, 0, 0xfb)], [true, true, false]),
-        ([v4([239, 4, 4, 1]), v6(0xff15, 4, 1)], [true, true, false]),
-        ([v4([239, 4, 4, 2]), v6(0xff15, 4, 2)], [false, true, true]),
-        ([v4([239, 4, 4, 3]), v6(0xff15, 4, 3)], [true, false, true]),
-        ([v4([239, 4, 4, 4]), v6(0xff15, 4, 4)], [false, false, false]),
+        (["224.0.0.251", "ff02::fb"], [true, true, true]),
+        (["239.0.0.251", "ff05::fb"], [true, true, false]),
+        (["239.4.4.1", "ff15::4:1"], [true, true, false]),
+        (["239.4.4.2", "ff15::4:2"], [false, true, true]),
+        (["239.4.4.3", "ff15::4:3"], [true, false, true]),
+        (["239.4.4.4", "ff15::4:4"], [false, false, false]),
     ];
-    pairs
-        .into_iter()
-        .flat_map(|(pair, joined)| pair.map(|address| Group { address, joined }))
-        .collect()
+    let groups = pairs.into_iter().flat_map(|(pair, joined)| pair.map(|text| (text, joined)));
+    groups.map(|(text, joined)| Ok(Group { address: text.parse()?, joined })).collect()
 }
 
 /// The hosts of the test, and what runs on them.
@@ -99,10 +95,13 @@ struct Receiver {
 pub fn together(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let network = Network::create(cluster, &hosts[0], "foo", &[])?;
-    let groups = groups();
+    let groups = groups()?;
     let senders = one_on_each(&hosts, "foo", &[WITH_IPV6])?.into_iter().map(|container| {
-        let open = |is_v4| GroupSocket::open(&container, is_v4, 0);
-        Ok(Sender { v4: open(true)?, v6: open(false)?, _container: container })
+        Ok(Sender {
+            v4: GroupSocket::open(&container, true, 0)?,
+            v6: GroupSocket::open(&container, false, 0)?,
+            _container: container,
+        })
     });
     let senders = senders.collect::<Result<_>>()?;
     let receivers = one_on_each(&hosts, "foo", &[WITH_IPV6])?.into_iter().enumerate().map(

@@ -64,11 +64,11 @@ fn await_distrust(host: &Host, other: &Host) -> Result<()> {
     wait_until("the events to say so", SOON, || {
         let events = view(host, "events")?;
         let events = events.as_array().context("a list of events")?;
-        let is_it = |event: &serde_json::Value| {
+        let is_told = events.iter().any(|event| {
             event["kind"] == "host-distrusted"
                 && event["text"].as_str().is_some_and(|text| text.contains(&line))
-        };
-        Ok(events.iter().any(is_it).then_some(()))
+        });
+        Ok(is_told.then_some(()))
     })
 }
 

@@ -67,10 +67,16 @@ pub fn unicast(cluster: &mut Cluster) -> Result<()> {
 fn serve_all(cluster: &Cluster, domains: &[Domain]) -> Result<()> {
     let hosts = cluster.three()?;
     let _network = Network::create(cluster, &hosts[0], "foo", &["--subnet=10.124.0.0/24"])?;
-    let serve =
-        |domain: Domain| serve(&hosts, domain).with_context(|| format!("PTP by {}", domain.name));
+    let hosts = &hosts;
     thread::scope(|scope| {
-        let running: Vec<_> = domains.iter().map(|domain| scope.spawn(|| serve(*domain))).collect();
+        let running: Vec<_> = domains
+            .iter()
+            .map(|domain| {
+                scope.spawn(move || {
+                    serve(hosts, *domain).with_context(|| format!("PTP by {}", domain.name))
+                })
+            })
+            .collect();
         let mut joined = running.into_iter().map(thread::ScopedJoinHandle::join);
         joined.try_for_each(|result| result.unwrap_or_else(|_| bail!("a thread panicked")))
     })
@@ -79,10 +85,7 @@ fn serve_all(cluster: &Cluster, domains: &[Domain]) -> Result<()> {
 /// A master on the first host serves slaves on the others, in containers of their own.
 fn serve(hosts: &[Host; 3], domain: Domain) -> Result<()> {
     let containers = one_on_each(hosts, "foo", &WITH_PTP)?;
-    let start = |container: &Container, more: &str| {
-        container.spawn(&format!("ptp4l {QUICK} {} {more}", domain.options))
-    };
-    let master = start(&containers[0], "")?;
+    let master = start_ptp4l(&containers[0], domain, "")?;
     let became =
         master.wait_for_line(SOON, |line| line.contains("assuming the grand master role"))?;
     let table = format!(
@@ -92,7 +95,8 @@ fn serve(hosts: &[Host; 3], domain: Domain) -> Result<()> {
     );
     let slaves = containers[1..].iter().map(|container| {
         container.sh(&format!("printf '{table}' > /tmp/ptp4l.conf"))?;
-        start(container, if domain.negotiates { "-s -f /tmp/ptp4l.conf" } else { "-s" })
+        let role = if domain.negotiates { "-s -f /tmp/ptp4l.conf" } else { "-s" };
+        start_ptp4l(container, domain, role)
     });
     let slaves = slaves.collect::<Result<Vec<_>>>()?;
     for slave in &slaves {
@@ -100,6 +104,10 @@ fn serve(hosts: &[Host; 3], domain: Domain) -> Result<()> {
             .with_context(|| format!("the master said {became:?} and then {}", said(&master)))?;
     }
     slaves.iter().chain([&master]).try_for_each(ensure_no_fault)
+}
+
+fn start_ptp4l(container: &Container, domain: Domain, more: &str) -> Result<Process> {
+    container.spawn(&format!("ptp4l {QUICK} {} {more}", domain.options))
 }
 
 /// Waits until a slave has printed so many measurements, and checks the best one.

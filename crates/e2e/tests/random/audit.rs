@@ -238,10 +238,8 @@ impl HostAudit {
     /// Containers that should run and do not, although their networks exist.
     fn down(&self, should_run: &BTreeSet<(u8, String)>) -> Vec<String> {
         let own = should_run.iter().filter(|(number, _)| *number == self.host.number());
-        let is_down =
-            |name: &&String| matches!(self.containers.get(*name), None | Some((false, true)));
         own.map(|(_, name)| name)
-            .filter(is_down)
+            .filter(|name| matches!(self.containers.get(*name), None | Some((false, true))))
             .map(|name| format!("container {name} should run"))
             .collect()
     }

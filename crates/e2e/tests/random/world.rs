@@ -125,23 +125,23 @@ impl<'a> World<'a> {
             }
             _ => {}
         }
-        let key = |container: &str| (event.host.number(), container.to_owned());
+        let number = event.host.number();
         match command {
             Command::Run { container, always: true, .. } if is_certain => {
-                self.should_run.insert(key(container));
+                self.should_run.insert((number, (*container).to_owned()));
             }
             // A container that failed to start still exists, and its name is taken.
             Command::Run { container, .. }
                 if !output.success() && !output.stderr.contains("is already in use") =>
             {
                 _ = event.host.run(["docker", "rm", "--force", *container]);
-                self.should_run.remove(&key(container));
+                self.should_run.remove(&(number, (*container).to_owned()));
             }
             Command::Container { verb: Verb::Start | Verb::Restart, container } if !is_certain => {
-                self.should_run.remove(&key(container));
+                self.should_run.remove(&(number, (*container).to_owned()));
             }
             Command::Container { verb: Verb::Stop | Verb::Kill | Verb::Remove, container } => {
-                self.should_run.remove(&key(container));
+                self.should_run.remove(&(number, (*container).to_owned()));
             }
             _ => {}
         }

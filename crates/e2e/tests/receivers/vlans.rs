@@ -21,21 +21,16 @@ pub fn joined_in_vlans(cluster: &mut Cluster) -> Result<()> {
     let network = Network::create(cluster, &first, "foo", &["--subnet=10.125.0.0/24"])?;
     let sender = Container::start(&first, "foo", &[])?;
     let receiver = Container::start(&second, "foo", &[])?;
-    let say = |kind: u8, vlan: u8| {
-        let to = if kind == LEAVE { ALL_ROUTERS } else { GROUP };
-        let igmp = with_checksum([&[kind, 0, 0, 0][..], &GROUP.octets()].concat(), 2);
-        send(&receiver, &frame(vlan, to, 2, 1, &igmp))
-    };
-    say(REPORT, 7)?;
+    say(&receiver, REPORT, 7)?;
     await_members(&first, &GROUP.to_string(), &[&second])?;
 
     let port = Capture::start(&network.segment(&second)?, &port_of(&second, &network)?)?;
-    say(REPORT, 8)?;
-    say(LEAVE, 8)?;
+    say(&receiver, REPORT, 8)?;
+    say(&receiver, LEAVE, 8)?;
     wait_until("a query in VLAN 7", SOON, || {
         Ok(port.frames().iter().any(|frame| frame.igmp_in_vlan(7) == Some(QUERY)).then_some(()))
     })?;
-    say(REPORT, 7)?;
+    say(&receiver, REPORT, 7)?;
     await_members(&first, &GROUP.to_string(), &[&second])?;
 
     let datagram = [&[0x17, 0x70, 0x17, 0x70, 0, 14, 0, 0][..], b"tagged"].concat();
@@ -46,15 +41,25 @@ pub fn joined_in_vlans(cluster: &mut Cluster) -> Result<()> {
     })
 }
 
+/// Sends an IGMP message of this type for the group.
+fn say(receiver: &Container, kind: u8, vlan: u8) -> Result<()> {
+    let to = if kind == LEAVE { ALL_ROUTERS } else { GROUP };
+    let igmp = with_checksum([&[kind, 0, 0, 0][..], &GROUP.octets()].concat(), 2);
+    send(receiver, &frame(vlan, to, 2, 1, &igmp))
+}
+
 /// Sends a frame out of the container as its own program would, by a packet socket.
 fn send(container: &Container, frame: &[u8]) -> Result<()> {
     let own = container.sh("cat /sys/class/net/shout0/address")?;
     let own: String = own.trim().split(':').map(|octet| format!("\\x{octet}")).collect();
-    let octets =
-        |part: &[u8]| part.iter().map(|octet| format!("\\x{octet:02x}")).collect::<String>();
     let (to, rest) = frame.split_at(6);
-    let text = octets(to) + &own + &octets(rest);
+    let text = escaped(to) + &own + &escaped(rest);
     container.sh(&format!("printf '{text}' | socat -u - INTERFACE:shout0")).map(drop)
+}
+
+/// Octets as an argument of `printf`.
+fn escaped(octets: &[u8]) -> String {
+    octets.iter().map(|octet| format!("\\x{octet:02x}")).collect()
 }
 
 /// The frame without its source address: a tag, and IPv4 with the router alert option of IGMP.

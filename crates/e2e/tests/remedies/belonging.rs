@@ -94,12 +94,14 @@ pub fn containers(cluster: &mut Cluster) -> Result<()> {
     network.remove_on(&first)
 }
 
+/// The command by which the second host joins the first.
+fn join(token: &str) -> String {
+    format!("shoutdctl start 10.77.0.2 --peer-addresses=10.77.0.1 --timeout=10 {token}")
+}
+
 /// Revoked, expired and used up: the named command prints one that does.
 pub fn tokens(cluster: &mut Cluster) -> Result<()> {
     let [first, second, _] = formed(cluster, 1)?;
-    let join = |token: &str| {
-        format!("shoutdctl start 10.77.0.2 --peer-addresses=10.77.0.1 --timeout=10 {token}")
-    };
     let revoked = cluster.token()?;
     first.sh("shoutdctl token rotate")?;
     let said = refused(&second, &join(&revoked), &["was revoked"])?;

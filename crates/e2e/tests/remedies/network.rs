@@ -131,23 +131,22 @@ pub fn addresses(cluster: &mut Cluster) -> Result<()> {
     let network = network_on(cluster, &[&first, &second], &["--subnet", "10.44.0.0/24"])?;
     let mac = "--mac-address=02:42:0a:2c:00:63";
     let holder = Container::start(&first, "foo", &["--ip", "10.44.0.99", mac])?;
-    let run = |options: &[&str]| Container::try_start(&second, "foo", options);
-    let (none, output) = run(&["--ip", "10.44.0.99"])?;
+    let (none, output) = Container::try_start(&second, "foo", &["--ip", "10.44.0.99"])?;
     ensure!(output.stderr.contains("choose another one with --ip"), "{output}");
     none.remove()?;
-    let (other, output) = run(&["--ip", "10.44.0.98"])?;
+    let (other, output) = Container::try_start(&second, "foo", &["--ip", "10.44.0.98"])?;
     ensure_done(&output)?;
     other.ping("10.44.0.99")?;
     let mut said = String::new();
     wait_until("the MAC address to be known as taken", SOON, || {
-        let (none, output) = run(&[mac])?;
+        let (none, output) = Container::try_start(&second, "foo", &[mac])?;
         none.remove()?;
         said = output.stderr.clone();
         Ok((!output.success()).then_some(()))
     })?;
     ensure!(said.contains("give another one, or none"), "{said}");
     for options in [&["--mac-address=02:42:0a:2c:00:64"][..], &[]] {
-        let (another, output) = run(options)?;
+        let (another, output) = Container::try_start(&second, "foo", options)?;
         ensure_done(&output)?;
         another.ping("10.44.0.99")?;
     }

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use shoutd_e2e::{Cluster, Container, Network, SOON, status};
-use shoutd_lab::wait_until;
+use shoutd_lab::{Host, wait_until};
 
 use super::{after, await_no_problem, await_problem, formed, quoted, refused};
 
@@ -48,17 +48,19 @@ pub fn sockets(cluster: &mut Cluster) -> Result<()> {
     host.start_shoutd(&[])?;
     // While it runs.
     host.sh(&format!("rm {socket} && mkdir {socket}"))?;
-    let await_advice = |wanted: bool| {
-        wait_until("the status to say what is in the way, or no more", SOON, || {
-            let docker = status(&host)?["docker"].to_string();
-            Ok((docker.contains("move it elsewhere") == wanted).then_some(()))
-        })
-    };
-    await_advice(true)?;
+    await_advice(&host, true)?;
     host.sh(&format!("mv {socket} /run/elsewhere && rmdir /run/elsewhere"))?;
-    await_advice(false)?;
+    await_advice(&host, false)?;
     let network = Network::create_here(cluster, &host, "foo", &[])?;
     network.remove_on(&host).context("Docker does not find shoutd")
+}
+
+/// Waits until the status says what is in the socket's way, or says it no more.
+fn await_advice(host: &Host, wanted: bool) -> Result<()> {
+    wait_until("the status to say what is in the way, or no more", SOON, || {
+        let docker = status(host)?["docker"].to_string();
+        Ok((docker.contains("move it elsewhere") == wanted).then_some(()))
+    })
 }
 
 pub fn silent(cluster: &mut Cluster) -> Result<()> {

@@ -38,18 +38,21 @@ impl Routed {
 
     /// Checks that the router forwards while this container is a member, and no longer.
     pub fn ensure_comes_and_goes(&self, receiver: &Container, group: &Group) -> Result<()> {
-        let send = || self.sender.sh(&format!("echo forwarded | socat -u - {}", group.send));
         let receiving = receiver.spawn(&format!("socat -u {} -", group.receive))?;
         wait_until("a datagram to be forwarded", SOON, || {
-            send()?;
+            self.send(group)?;
             Ok(receiving.printed().0.contains("forwarded").then_some(()))
         })?;
         ensure!(self.forwards(group)?, "no route is seen of the group: {}", self.routes(group)?);
         receiver.sh("killall socat")?;
         wait_until("the router to notice that the group has no members", SOON, || {
-            send()?;
+            self.send(group)?;
             Ok((!self.forwards(group)?).then_some(()))
         })
+    }
+
+    fn send(&self, group: &Group) -> Result<()> {
+        self.sender.sh(&format!("echo forwarded | socat -u - {}", group.send)).map(drop)
     }
 
     fn routes(&self, group: &Group) -> Result<String> {
