@@ -30,7 +30,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::warn;
 
 use super::call::swarm_answer;
-use super::driver::DriverError;
+use super::error::DriverError;
 use super::router::{PluginLimits, read_body, refuse, reply};
 use crate::one_line;
 

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::driver::DriverError;
+use super::error::DriverError;
 use super::ipam;
-use super::router::Scope;
+use super::scope::Scope;
 
 /// A call that needs the driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

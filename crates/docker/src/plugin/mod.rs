@@ -16,17 +16,20 @@
 mod adapter;
 mod call;
 mod driver;
+mod error;
 #[cfg(test)]
 mod fuzz;
 mod ipam;
 mod network;
 mod router;
+mod scope;
 mod server;
 mod socket;
 mod wire;
 
 pub use adapter::{AdapterLimits, adapter, adapter_with_limits, answers as daemon_answers};
-pub use driver::{DriverError, IpamDriver, NetworkDriver};
+pub use driver::{IpamDriver, NetworkDriver};
+pub use error::DriverError;
 pub use ipam::{
     AddressPurpose, GLOBAL_ADDRESS_SPACE, GrantedPool, LOCAL_ADDRESS_SPACE, PoolId, ReleaseAddress,
     RequestAddress, RequestPool,
@@ -35,7 +38,8 @@ pub use network::{
     AddressPool, AllocateNetwork, CreateEndpoint, CreateNetwork, CreatedInterface, EndpointKey,
     Join, JoinReply, StaticRoute,
 };
-pub use router::{PluginLimits, Scope, router, router_with_limits};
+pub use router::{PluginLimits, router, router_with_limits};
+pub use scope::Scope;
 pub use server::serve;
 pub use socket::{BindError, Socket, SocketState, bind};
 pub use wire::InvalidRequest;

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use shoutd_core::id::{DockerNetworkId, EndpointId, MacAddress};
 
-use super::router::Scope;
+use super::scope::Scope;
 use super::wire::{self, FromBody, InvalidRequest, or_default};
 
 /// Prefix of the options that the engine adds.

@@ -18,9 +18,11 @@ use tokio::time::{Instant, timeout_at};
 use tracing::{debug, warn};
 
 use super::call::{Call, DriverCall, IpamCall, NetworkCall};
-use super::driver::{DriverError, IpamDriver, NetworkDriver};
+use super::driver::{IpamDriver, NetworkDriver};
+use super::error::DriverError;
 use super::ipam::{self, PoolId, ReleaseAddress, RequestAddress, RequestPool};
 use super::network::{AllocateNetwork, CreateEndpoint, CreateNetwork, EndpointKey, Join};
+use super::scope::Scope;
 use super::wire::FromBody;
 use crate::one_line;
 
@@ -46,16 +48,6 @@ impl Default for PluginLimits {
             in_flight: 64,
         }
     }
-}
-
-/// Scope of a plugin's networks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
-    /// Networks of one engine (Docker's scope `local`).
-    Local,
-    /// Networks of a Swarm (Docker's scope `global`). The Swarm creates them on its nodes and
-    /// allocates their addresses.
-    Swarm,
 }
 
 /// The HTTP service of a driver, with the default limits.
