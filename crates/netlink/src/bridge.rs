@@ -5,10 +5,9 @@ use std::time::Duration;
 use nix::libc;
 
 use crate::error::Error;
-use crate::link::HEADER;
 use crate::route::Route;
 use crate::socket::flag;
-use crate::wire::{Attribute, Attributes, Frame, Message, link_header};
+use crate::wire::{Attribute, Attributes, Frame, LINK_HEADER, Message, link_header};
 
 // `IFLA_BR_*` (include/uapi/linux/if_link.h).
 const FORWARD_DELAY: u16 = 1;
@@ -112,7 +111,7 @@ pub struct QuerierState {
 
 impl QuerierState {
     fn parse(frame: &Frame<'_>) -> Option<Self> {
-        let information = frame.attributes(HEADER).find(libc::IFLA_LINKINFO)?.nested();
+        let information = frame.attributes(LINK_HEADER).find(libc::IFLA_LINKINFO)?.nested();
         let data = information.find(libc::IFLA_INFO_DATA)?.nested();
         let state = data.find(MCAST_QUERIER_STATE).map(Attribute::nested);
         Some(Self {

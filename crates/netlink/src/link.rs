@@ -10,7 +10,7 @@ use crate::error::{Error, Fault};
 use crate::port::{self, PortSettings};
 use crate::route::{Route, unless};
 use crate::vxlan::VxlanSettings;
-use crate::wire::{Attribute, Attributes, Frame, Message, link_header, read_array};
+use crate::wire::{Attribute, Attributes, Frame, LINK_HEADER, Message, link_header, read_array};
 
 /// An Ethernet address.
 pub type Mac = [u8; 6];
@@ -21,8 +21,6 @@ const AF_INET6: u16 = 10;
 const IFLA_INET6_CONF: u16 = 2;
 /// `DEVCONF_ACCEPT_DAD`.
 const ACCEPT_DAD: usize = 27;
-/// Octets of `struct ifinfomsg`.
-pub(crate) const HEADER: usize = 16;
 /// `RTEXT_FILTER_SKIP_STATS`: counters are half of an answer, and we do not read them.
 const SKIP_STATISTICS: u32 = 1 << 3;
 
@@ -185,7 +183,7 @@ pub(crate) fn parse(frame: &Frame<'_>) -> Option<Link> {
     if frame.kind != libc::RTM_NEWLINK {
         return None;
     }
-    let attributes = frame.attributes(HEADER);
+    let attributes = frame.attributes(LINK_HEADER);
     let information =
         attributes.find(libc::IFLA_LINKINFO).map(Attribute::nested).unwrap_or(Attributes(&[]));
     Some(Link {

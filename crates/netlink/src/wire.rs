@@ -10,6 +10,8 @@ use nix::libc;
 const HEADER: usize = 16;
 /// Octets of `struct nlattr`.
 const ATTRIBUTE_HEADER: usize = 4;
+/// Octets of `struct ifinfomsg`, with which messages about links begin.
+pub(crate) const LINK_HEADER: usize = 16;
 /// Masks the flags of an attribute's type: nested, and network byte order.
 const ATTRIBUTE_TYPE_MASK: u16 = 0x3fff;
 
