@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::lab::build_directory;
+use crate::build_directory::build_directory;
 use crate::wait::wait_until;
 
 /// Debian releases whose engine a lab can have: the name that users type, and the code name. Debian

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::build_directory::build_directory;
 use crate::debian;
 use crate::image::libraries;
-use crate::lab::build_directory;
 use crate::wait::wait_until;
 
 /// How long the virtual machine may run: it boots in seconds, and tests are ten times as slow as

@@ -1,6 +1,5 @@
 //! Labs: creation, lookup and removal.
 
-use std::env;
 use std::fmt;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Write};
@@ -15,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use nix::unistd::{geteuid, setsid};
 
+use crate::build_directory::build_directory;
 use crate::helper::{ask, clean_up};
 use crate::host::Host;
 use crate::image;
@@ -393,12 +393,4 @@ fn link_or_copy(from: &Path, to: &Path) -> Result<()> {
     let copied = Command::new("cp").arg(from).arg(to).status().context("run cp")?;
     ensure!(copied.success(), "cannot copy {} to {}", from.display(), to.display());
     Ok(())
-}
-
-/// The directory of the running program's build; tests are in a subdirectory.
-pub(crate) fn build_directory() -> Result<PathBuf> {
-    let program = env::current_exe().context("find the running program")?;
-    let directory = program.parent().context("find the running program's directory")?;
-    let directory = if directory.ends_with("deps") { directory.parent() } else { Some(directory) };
-    directory.map(Path::to_owned).context("find the build's directory")
 }

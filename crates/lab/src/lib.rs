@@ -19,6 +19,7 @@
 
 pub mod helper;
 
+mod build_directory;
 mod daemon;
 mod debian;
 mod engine;

@@ -17,7 +17,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Value, json};
 
-use crate::lab::build_directory;
+use crate::build_directory::build_directory;
 use crate::layout;
 use crate::wait::wait_until;
 use crate::{debian, image};
