@@ -34,7 +34,8 @@ const MIXED: [&str; 6] =
 /// libraries of another engine's system.
 const OF_THE_MACHINE: [&str; 2] = ["e2e_programs", "e2e_router"];
 
-/// The end-to-end tests that take longest. They run first, so that no lane waits for one at the end.
+/// The end-to-end tests that take longest. They run first, so that no lane waits for one at the
+/// end.
 const LONGEST: [&str; 5] =
     ["e2e_cluster", "e2e_life", "e2e_swarm", "e2e_callbacks", "e2e_remedies"];
 

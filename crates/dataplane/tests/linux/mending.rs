@@ -14,6 +14,9 @@ use crate::support::{
 /// How soon damage is repaired: at once, plus the time that a busy machine takes.
 const SOON: Duration = Duration::from_secs(1);
 
+/// How long to wait for a look that finds addresses changing all the time.
+const STORM_TIME_MAX: Duration = Duration::from_secs(30);
+
 /// Whether the host has everything desired, as seen by a new kernel interface.
 fn is_whole(host: &Host) -> bool {
     let sandboxes = host
@@ -302,7 +305,7 @@ fn docker_setting_up_an_interface_is_not_disturbed() {
 fn an_unreadable_container_does_not_affect_others() {
     let (mut world, containers) = connected(1);
     let host = &mut world.hosts[0];
-    let lines: String = (0..3000)
+    let lines: String = (0..9000)
         .map(|n| format!("address add 10.99.{}.{}/32 dev lo\n", n / 250, n % 250))
         .collect();
     let batch = std::env::temp_dir().join(format!("shoutd-addresses-{}", std::process::id()));
@@ -310,18 +313,23 @@ fn an_unreadable_container_does_not_affect_others() {
     containers[0].run(|| run("ip", &["-batch", batch.to_str().unwrap()])).unwrap();
     std::fs::remove_file(&batch).unwrap();
     host.want_endpoint(2);
-    let mut route = shoutd_netlink::Route::open(&containers[0]).unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
-        scope.spawn(|| {
-            let address = "10.98.0.1/32".parse().unwrap();
-            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                route.add_address(1, address).unwrap();
-                route.remove_address(1, address).unwrap();
-            }
-        });
+        // Several threads, so that one of them runs during each look on a busy machine.
+        for address in ["10.98.0.1/32", "10.98.0.2/32", "10.98.0.3/32", "10.98.0.4/32"] {
+            let mut route = shoutd_netlink::Route::open(&containers[0]).unwrap();
+            let (address, stop) = (address.parse().unwrap(), &stop);
+            scope.spawn(move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    route.add_address(1, address).unwrap();
+                    route.remove_address(1, address).unwrap();
+                }
+            });
+        }
         let (mut looks, mut problems) = (Vec::new(), Vec::new());
-        for _ in 0..20 {
+        // The scheduler decides whether an address changes while they are read.
+        let begin = Instant::now();
+        while looks.len() < 5 || (problems.is_empty() && begin.elapsed() < STORM_TIME_MAX) {
             let mut kernel = host.fresh_kernel();
             looks.push(shoutd_dataplane::reconcile(&mut kernel, &host.desired));
             problems.extend(host.observe().problems());
