@@ -67,7 +67,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     if error.is::<Removed>() { ExitCode::from(EXIT_REMOVED) } else { ExitCode::FAILURE }
 }
 
-/// Executes this program again in the same process, so that whoever started it need not know.
+/// Executes this program again in the same process: a service manager sees no restart.
 /// Returns only if that fails.
 fn start_again() -> anyhow::Error {
     let program = match std::env::current_exe() {

@@ -61,9 +61,9 @@ fn progress(vote: &Vote, last: Option<LogId>) -> Progress {
 ///
 /// The sender need not be in the Raft membership that this host knows: the sender's may be newer,
 /// and a host that refused to vote for a newcomer could leave the cluster without a leader. A host
-/// that belongs to no cluster accepts the cluster of the first sender that addresses it by its id,
-/// which nobody can guess (a hash of its public key) and only the hosts that it asked to join know.
-/// From then on it accepts no other cluster.
+/// that belongs to no cluster accepts the cluster of the first sender that addresses it by its id.
+/// Only the hosts that it asked to join know this id, a hash of its public key. From then on it
+/// accepts no other cluster.
 async fn check(
     node: &Node,
     caller: &Caller,

@@ -23,7 +23,7 @@ pub enum Unmet {
 /// state that satisfies it. Reads the current state first, so that no change is missed.
 ///
 /// # Errors
-/// The condition does not hold by the deadline, or nobody publishes the state any more.
+/// The condition does not hold by the deadline, or the task that publishes the state has ended.
 pub async fn met<T: Clone>(
     state: &watch::Receiver<T>,
     deadline: Duration,

@@ -21,7 +21,7 @@ use crate::membership::agreement::Agreement;
 /// member of a cluster yet.
 pub type Applied = Option<(Arc<Desired>, Generation)>;
 
-/// Applies the desired state after every change of what it is computed from, and for every request.
+/// Applies the desired state after every change of its inputs, and for every request.
 #[derive(Debug)]
 pub struct Applier {
     inputs: Inputs,

@@ -84,7 +84,7 @@ pub async fn follow(rule: AddressRule, published: Published, stop: CancellationT
     let Published { underlay, problem, moved } = published;
     let address = underlay.borrow().network.addr();
     let choice = AddressChoice { rule, before: Some(address), is_ipv4: Some(address.is_ipv4()) };
-    let mut moves = 0;
+    let mut moves = 0_u8;
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -110,7 +110,7 @@ pub async fn follow(rule: AddressRule, published: Published, stop: CancellationT
         };
         let other = found.network.addr();
         if other != address {
-            moves += 1;
+            moves = moves.saturating_add(1);
             if moves == CHECKS_BEFORE_MOVE {
                 info!("{address} is gone, and {} has {other}: this host moves there", choice.rule);
                 moved.send_replace(Some(other));
