@@ -90,11 +90,10 @@ impl End {
         let (pid, address) =
             found.trim().split_once(' ').context("no process and address of a container")?;
         let namespace = Some(format!("/proc/{pid}/ns/net"));
-        let device = if network == OVERLAY_NETWORK { "eth0" } else { "shout0" };
         Ok(Self {
             host: host.clone(),
             address: address.parse().context("an address")?,
-            device,
+            device: "eth0",
             namespace,
         })
     }

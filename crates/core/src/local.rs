@@ -5,7 +5,7 @@
 //! advertised.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::Cluster;
 use crate::names::EndpointContainer;
+use crate::plane::DeviceName;
 use crate::{DockerNetworkId, EndpointId, HostId, MacAddress, NetworkId};
 
 /// How long a reserved address may wait for its endpoint. Docker releases unused addresses itself,
@@ -54,6 +55,12 @@ pub struct Endpoint {
     /// The multicast routes that the container has on this interface.
     #[serde(default)]
     pub multicast_routes: BTreeSet<Ipv4Net>,
+    /// The name of its interface in the container, if the user asked for one.
+    #[serde(default)]
+    pub interface_name: Option<DeviceName>,
+    /// The gateway that Docker was given for the container's default route.
+    #[serde(default)]
+    pub default_route: Option<Ipv4Addr>,
     /// When it was created, as the time since 1970.
     pub created: Duration,
     /// When it left its container, as the time since 1970. The engine deletes it right afterwards.
@@ -155,7 +162,8 @@ impl Local {
         Ok(())
     }
 
-    /// Notes the container that an endpoint joins, and assigns it the multicast routes of its
+    /// Notes the container that an endpoint joins, and the gateway that Docker is given for its
+    /// default route. Assigns it the multicast routes of its
     /// network that no other endpoint of the container has. A second route to the same prefix would
     /// make Docker fail the attachment.
     ///
@@ -165,6 +173,7 @@ impl Local {
         &mut self,
         id: &EndpointId,
         sandbox: &Path,
+        default_route: Option<Ipv4Addr>,
         routes_of: impl Fn(&NetworkId) -> BTreeSet<Ipv4Net>,
     ) -> Result<&Endpoint, LocalRefusal> {
         let taken = self.routes_in(sandbox, id);
@@ -172,6 +181,7 @@ impl Local {
             self.endpoints.get_mut(id).ok_or_else(|| LocalRefusal::UnknownEndpoint(id.clone()))?;
         endpoint.multicast_routes =
             routes_of(&endpoint.network).difference(&taken).copied().collect();
+        endpoint.default_route = default_route;
         endpoint.sandbox = Some(sandbox.to_owned());
         endpoint.left = None;
         Ok(endpoint)
@@ -336,6 +346,8 @@ mod tests {
             mac: MacAddress([2, 0, 0, 0, 0, last]),
             sandbox: None,
             multicast_routes: BTreeSet::new(),
+            interface_name: None,
+            default_route: None,
             created: Duration::from_secs(last.into()),
             left: None,
             container: None,
@@ -381,15 +393,15 @@ mod tests {
         for (id, last) in ids.iter().zip(1..) {
             local.add_endpoint(id.clone(), endpoint(last)).unwrap();
         }
-        local.join(&ids[0], Path::new("/a"), all).unwrap();
-        local.join(&ids[1], Path::new("/a"), all).unwrap();
-        local.join(&ids[2], Path::new("/b"), all).unwrap();
+        local.join(&ids[0], Path::new("/a"), None, all).unwrap();
+        local.join(&ids[1], Path::new("/a"), None, all).unwrap();
+        local.join(&ids[2], Path::new("/b"), None, all).unwrap();
         assert_eq!(routes(&local), ["224.0.0.0/4", "", "224.0.0.0/4"]);
         local.leave(&ids[0], Duration::ZERO, all);
         assert_eq!(routes(&local), ["", "224.0.0.0/4", "224.0.0.0/4"]);
         local.leave(&ids[1], Duration::ZERO, all);
         assert_eq!(routes(&local), ["", "", "224.0.0.0/4"]);
-        assert!(local.join(&"9".repeat(16).parse().unwrap(), Path::new("/a"), all).is_err());
+        assert!(local.join(&"9".repeat(16).parse().unwrap(), Path::new("/a"), None, all).is_err());
     }
 
     #[test]
@@ -399,7 +411,7 @@ mod tests {
         let mut local = Local::default();
         for (id, last) in ids.iter().zip(1..) {
             local.add_endpoint(id.clone(), endpoint(last)).unwrap();
-            local.join(id, Path::new("/a"), all).unwrap();
+            local.join(id, Path::new("/a"), None, all).unwrap();
             let address = endpoint(last).addresses.first().unwrap().addr();
             let reservations = local.reservations.entry(endpoint(last).network).or_default();
             reservations.insert(address, Reservation { since: Duration::ZERO });
@@ -420,7 +432,7 @@ mod tests {
             let id: EndpointId = letter.repeat(16).parse().unwrap();
             let network = letter.repeat(16).parse().unwrap();
             local.add_endpoint(id.clone(), Endpoint { network, ..endpoint(last) }).unwrap();
-            local.join(&id, sandbox, routes_of).unwrap();
+            local.join(&id, sandbox, None, routes_of).unwrap();
         }
         // The endpoints on the networks a, b, c and d.
         assert_eq!(routes(&local), ["224.0.0.0/4", "224.0.1.0/24 239.0.0.0/8", "", ""]);

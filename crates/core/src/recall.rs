@@ -56,7 +56,7 @@ pub fn restore_endpoint(
     }
     let sandbox = endpoint.sandbox.clone();
     local.add_endpoint(id.clone(), endpoint)?;
-    sandbox.map_or(Ok(()), |sandbox| local.join(id, &sandbox, routes_of).map(|_| ()))
+    sandbox.map_or(Ok(()), |sandbox| local.join(id, &sandbox, None, routes_of).map(|_| ()))
 }
 
 #[cfg(test)]
@@ -66,8 +66,8 @@ mod tests {
     use super::*;
     use crate::cluster::Cluster;
     use crate::plane::{
-        Action, DeviceName, ObservedBridge, ObservedPort, ObservedSegment, ReplicationCache,
-        Underlay, desired, diff,
+        Action, DeviceName, GATEWAY_MAC, ObservedBridge, ObservedPort, ObservedSegment,
+        ReplicationCache, Underlay, desired, diff,
     };
     use crate::{HostId, MacAddress, Vni};
 
@@ -86,6 +86,8 @@ mod tests {
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
             sandbox: None,
             multicast_routes: BTreeSet::new(),
+            interface_name: None,
+            default_route: None,
             created: Duration::ZERO,
             left: None,
             container: None,
@@ -101,6 +103,9 @@ mod tests {
     fn observed() -> Observed {
         let bridge = ObservedBridge {
             mark: Some(OwnerTag::Network(network())),
+            mac: GATEWAY_MAC,
+            addresses: BTreeSet::new(),
+            forwards: false,
             mtu: 1450,
             up: true,
             snooping: true,

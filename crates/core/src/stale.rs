@@ -166,6 +166,8 @@ mod tests {
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
             sandbox: Some("/run/docker/netns/1".into()),
             multicast_routes: BTreeSet::new(),
+            interface_name: None,
+            default_route: None,
             created: Duration::from_secs(NOW - 1000),
             left: None,
             container: None,

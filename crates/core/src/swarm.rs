@@ -414,6 +414,8 @@ mod tests {
             mac: MacAddress([2, 0, 0, 0, 0, 3]),
             sandbox: None,
             multicast_routes: BTreeSet::new(),
+            interface_name: None,
+            default_route: None,
             created: std::time::Duration::ZERO,
             left: None,
             container: None,

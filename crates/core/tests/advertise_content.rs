@@ -17,8 +17,8 @@ use shoutd_core::limits::{ADVERTISED_GROUPS_MAX, ADVERTISED_ITEMS_MAX, ADVERTISE
 use shoutd_core::local::{Endpoint, Local};
 use shoutd_core::multicast::{Memberships, SourceFilter};
 use shoutd_core::plane::{
-    Action, Desired, Observed, ObservedBridge, ObservedSegment, OwnerTag, ReplicationCache,
-    Underlay, desired, diff,
+    Action, Desired, GATEWAY_MAC, Observed, ObservedBridge, ObservedSegment, OwnerTag,
+    ReplicationCache, Underlay, desired, diff,
 };
 use shoutd_core::{EndpointId, MacAddress, Vni};
 
@@ -55,6 +55,8 @@ fn local(networks: impl IntoIterator<Item = u8>) -> Local {
             mac: MacAddress([2, 0, 0, 0, 0, index]),
             sandbox: None,
             multicast_routes: BTreeSet::new(),
+            interface_name: None,
+            default_route: None,
             created: Duration::ZERO,
             left: None,
             container: None,
@@ -133,6 +135,9 @@ fn an_mtu_does_not_grow_before_all_hosts_are_in_sync() {
     let mark = Some(OwnerTag::Network(network_id(0)));
     let bridge = ObservedBridge {
         mark,
+        mac: GATEWAY_MAC,
+        addresses: BTreeSet::new(),
+        forwards: false,
         mtu: 1450,
         up: true,
         snooping: true,

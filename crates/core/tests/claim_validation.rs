@@ -323,6 +323,8 @@ fn a_mac_address_of_this_hosts_own_endpoint_is_rejected() {
         mac: mac(7),
         sandbox: None,
         multicast_routes: [].into(),
+        interface_name: None,
+        default_route: None,
         created: Duration::ZERO,
         left: None,
         container: None,

@@ -460,6 +460,8 @@ fn local_state_of(cluster: &Cluster, me: HostId) -> local::Local {
                 mac: shoutd_core::MacAddress([2, 0, 0, 0, high, low]),
                 sandbox: None,
                 multicast_routes: BTreeSet::new(),
+                interface_name: None,
+                default_route: None,
                 created: Duration::ZERO,
                 left: None,
                 container: None,

@@ -58,6 +58,8 @@ fn endpoint(network: NetworkId) -> Endpoint {
         mac: MacAddress([2, 0, 0, 0, 0, 1]),
         sandbox: None,
         multicast_routes: BTreeSet::new(),
+        interface_name: None,
+        default_route: None,
         created: Duration::ZERO,
         left: None,
         container: None,

@@ -174,6 +174,8 @@ fn endpoint(on: &str, address: &str, container: &str, called: &[&str]) -> Endpoi
         mac: MacAddress([2, 0, 0, 0, 0, 1]),
         sandbox,
         multicast_routes: BTreeSet::new(),
+        interface_name: None,
+        default_route: None,
         created: Duration::ZERO,
         left: None,
         container: Some(container),

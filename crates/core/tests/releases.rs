@@ -115,6 +115,8 @@ fn an_address_that_is_now_another_hosts_is_reported_and_not_claimed() {
         mac: "02:73:0a:09:00:07".parse().unwrap(),
         sandbox: None,
         multicast_routes: [].into(),
+        interface_name: None,
+        default_route: None,
         created: std::time::Duration::ZERO,
         left: None,
         container: None,

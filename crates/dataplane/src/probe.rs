@@ -8,8 +8,8 @@ use nix::errno::Errno;
 use shoutd_core::limits::VNI_NOWHERE;
 use shoutd_core::plane::Tier;
 use shoutd_netlink::{
-    BridgeSettings, Error, IgmpMldFilter, Namespace, NewVeth, NewVxlan, Pinned, Route, TunnelGroup,
-    VethEnd,
+    BridgeSettings, Error, IgmpMldFilter, Namespace, NewVeth, NewVxlan, Pinned, Route,
+    SegmentRules, TunnelGroup, VethEnd,
 };
 
 use crate::linux::PROTOCOL;
@@ -93,7 +93,8 @@ pub fn probe() -> Result<Capabilities, Incapable> {
 
     let mut igmp_mld_filter =
         IgmpMldFilter::open(&namespace).map_err(refusal(Incapable::NoFilter))?;
-    igmp_mld_filter.install("tunnel", Some(1000)).map_err(refusal(Incapable::NoFilter))?;
+    let rules = SegmentRules { max_rate: Some(1000), gateways: None };
+    igmp_mld_filter.install("tunnel", &rules).map_err(refusal(Incapable::NoFilter))?;
     let tunnel = route
         .link("tunnel")
         .map_err(refusal(Incapable::NoVxlan))?

@@ -47,6 +47,11 @@ fn describe(action: &Action) -> String {
         Action::CreateBridge { .. } => "creating its bridge".to_owned(),
         Action::TuneBridge { .. } => "configuring its bridge".to_owned(),
         Action::InstallIgmpMldFilter { .. } => "installing its IGMP/MLD filter".to_owned(),
+        Action::TuneGateways { .. } => "configuring its gateways".to_owned(),
+        Action::InstallWayOutFilter { .. } => "installing the filter of its way out".to_owned(),
+        Action::CreateUplink { .. } => "creating its uplink".to_owned(),
+        Action::TuneUplink { .. } => "configuring its uplink".to_owned(),
+        Action::DeleteUplink { .. } => "deleting its uplink".to_owned(),
         Action::CreateTunnel { .. } => "creating its VXLAN device".to_owned(),
         Action::DeleteTunnel { .. } => "deleting its VXLAN device".to_owned(),
         Action::TuneTunnel { .. } => "configuring its VXLAN device".to_owned(),
@@ -117,7 +122,14 @@ fn depends_on(action: &Action, failed: &Action) -> bool {
             Action::CreateSegment { .. }
             | Action::DeleteSegment { .. }
             | Action::CreateBridge { .. } => true,
-            Action::InstallIgmpMldFilter { .. } => matches!(action, Action::TuneTunnel { .. }),
+            Action::InstallIgmpMldFilter { .. } => {
+                matches!(action, Action::TuneTunnel { .. } | Action::TuneGateways { .. })
+            }
+            Action::InstallWayOutFilter { .. }
+            | Action::CreateUplink { .. }
+            | Action::DeleteUplink { .. } => {
+                matches!(action, Action::CreateUplink { .. } | Action::TuneUplink { .. })
+            }
             Action::CreateTunnel { .. } | Action::DeleteTunnel { .. } => concerns_tunnel(action),
             Action::DeletePort { name, .. } => port_of(action).as_ref() == Some(name),
             _ => false,

@@ -298,6 +298,7 @@ fn is_of_devices(action: &Action) -> bool {
         Action::AddFlood { .. }
             | Action::RemoveFlood { .. }
             | Action::InstallIgmpMldFilter { .. }
+            | Action::InstallWayOutFilter { .. }
             | Action::TuneContainerEnd { .. }
             | Action::EndDuplicateDetection { .. }
     )

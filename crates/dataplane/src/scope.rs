@@ -25,7 +25,7 @@ pub enum Scope {
         vni: Vni,
     },
     /// Those of one port, and of the bridge and tunnel that it depends on; not those of other
-    /// ports.
+    /// ports, nor of the way out: without it a container gets Docker's.
     Port {
         /// The segment.
         vni: Vni,
@@ -41,11 +41,14 @@ impl Scope {
             Self::Advertised { vni } => {
                 action.vni() == Some(*vni)
                     && port_of(action).is_none()
+                    && !action.is_of_way_out()
                     && !matches!(action, Action::RemoveFlood { .. })
             }
             Self::Segment { vni } => action.vni() == Some(*vni),
             Self::Port { vni, name } => {
-                action.vni() == Some(*vni) && port_of(action).is_none_or(|port| port == *name)
+                action.vni() == Some(*vni)
+                    && port_of(action).is_none_or(|port| port == *name)
+                    && !action.is_of_way_out()
             }
         }
     }

@@ -83,7 +83,8 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     use shoutd_core::plane::{
-        ALL_MULTICAST, ContainerEnd, ObservedPort, ObservedSegment, OwnerTag, Port,
+        ALL_MULTICAST, ContainerEnd, INTERFACE_PREFIX, InterfaceName, ObservedPort,
+        ObservedSegment, OwnerTag, Port,
     };
     use shoutd_core::{EndpointId, MacAddress};
 
@@ -100,7 +101,7 @@ mod tests {
     fn observed(place: Place) -> Observed {
         let end = ContainerEnd {
             place,
-            name: "shout0".parse().unwrap(),
+            name: "eth0".parse().unwrap(),
             mac: MacAddress([2; 6]),
             mtu: 1450,
             up: true,
@@ -130,6 +131,8 @@ mod tests {
             mac: MacAddress([2; 6]),
             addresses: BTreeSet::new(),
             multicast_routes: BTreeSet::from([ALL_MULTICAST]),
+            default_route: None,
+            name: InterfaceName::numbered(INTERFACE_PREFIX),
             sandbox: Some("/sandbox".into()),
         };
         Action::TuneContainerEnd {
@@ -137,7 +140,7 @@ mod tests {
             port,
             mtu: 1450,
             sandbox: "/sandbox".into(),
-            name: "shout0".parse().unwrap(),
+            name: "eth0".parse().unwrap(),
         }
     }
 
@@ -148,10 +151,10 @@ mod tests {
         let mut setup_grace = SetupGrace::default();
         setup_grace.note(&observed(sandbox.clone()), &[tune()], start);
         assert!(!setup_grace.permits(&tune(), start));
-        assert!(
-            setup_grace
-                .permits(&Action::InstallIgmpMldFilter { vni: vni(), max_rate: None }, start)
-        );
+        assert!(setup_grace.permits(
+            &Action::InstallIgmpMldFilter { vni: vni(), max_rate: None, gateways: BTreeSet::new() },
+            start
+        ));
 
         let complete = start + Duration::from_secs(1);
         setup_grace.note(&observed(sandbox.clone()), &[], complete);

@@ -69,7 +69,7 @@ pub fn host_routes() -> Result<Vec<HostRoute>, Error> {
     let mut route = Route::open(&Namespace::current()?)?;
     let links = route.links()?;
     let mut routes = Vec::new();
-    for IpRoute { destination, link, connected } in route.routes()? {
+    for IpRoute { destination, link, connected, .. } in route.routes()? {
         if destination.prefix_len() == 0 || !can_be_advertised(destination.addr()) {
             continue;
         }

@@ -10,7 +10,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use shoutd_core::plane::{Action, Desired, DeviceName, Observed, Port, Segment, Tier, Vtep, diff};
+use shoutd_core::plane::{
+    Action, Desired, DeviceName, INTERFACE_PREFIX, InterfaceName, Observed, Port, Segment, Tier,
+    Vtep, diff,
+};
 use shoutd_core::{EndpointId, MacAddress, Vni};
 use shoutd_dataplane::testing::{FakeKernel, Fault};
 use shoutd_dataplane::{
@@ -114,6 +117,8 @@ fn desired(endpoints: u8) -> Desired {
             mac: MacAddress([2, 0, 0, 0, 0, number]),
             addresses: BTreeSet::new(),
             multicast_routes: BTreeSet::new(),
+            default_route: None,
+            name: InterfaceName::numbered(INTERFACE_PREFIX),
             sandbox: None,
         };
         segment.ports.insert(DeviceName::port(&endpoint(number)), port);

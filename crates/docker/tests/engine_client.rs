@@ -12,8 +12,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use shoutd_core::swarm::SwarmNode;
 use shoutd_docker::engine::{
-    CreateNetworkError, EngineClient, EngineError, EventTime, Ipam, ManagedPlugin, NetworkAction,
-    NetworkSpec, RemoveNetworkError, Started,
+    CreateNetworkError, EngineClient, EngineError, EventTime, Ipam, LeadingOut, ManagedPlugin,
+    NetworkAction, NetworkSpec, RemoveNetworkError, Started,
 };
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -325,7 +325,7 @@ async fn the_gateway_bridge_is_created_once() {
         format!(r#"[{{"Id":"{ID}","Name":"docker_gwbridge","Driver":"bridge","Scope":"local"}}]"#);
     let found = bridge.clone();
     let present = Peer::of_version("1.41", move |_| answer("200 OK", &found));
-    assert!(!present.client.ensure_gateway_bridge(None).await.unwrap().created);
+    assert!(!present.client.ensure_gateway_bridge(LeadingOut::Docker, None).await.unwrap().created);
     assert_eq!(present.lines().len(), 2, "only /_ping and the list");
 
     // Another process is faster: the bridge is absent from the first list, the create is refused as
@@ -342,7 +342,7 @@ async fn the_gateway_bridge_is_created_once() {
         }
         answer("200 OK", if *posted { &bridge } else { "[]" })
     });
-    let made = raced.client.ensure_gateway_bridge(None).await.unwrap();
+    let made = raced.client.ensure_gateway_bridge(LeadingOut::Docker, None).await.unwrap();
     assert!(!made.created && made.network.id.as_str() == ID);
     let body = raced
         .seen

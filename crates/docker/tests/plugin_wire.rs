@@ -131,7 +131,7 @@ async fn create_endpoint_returns_a_mac_only_if_none_was_requested() {
 }
 
 #[tokio::test]
-async fn join_returns_interface_and_routes_and_no_gateway() {
+async fn join_returns_interface_routes_and_gateway() {
     let body = r#"{"NetworkID":"$N","EndpointID":"$E",
         "SandboxKey":"/var/run/docker/netns/3238a552aef2",
         "Options":{
@@ -140,14 +140,28 @@ async fn join_returns_interface_and_routes_and_no_gateway() {
         network: NETWORK.parse().unwrap(),
         endpoint: ENDPOINT.parse().unwrap(),
         sandbox: "/var/run/docker/netns/3238a552aef2".into(),
+        publishes: false,
     });
     let answer = json!({
         "InterfaceName": { "SrcName": "sh0e1d2c3b4a59", "DstName": "", "DstPrefix": "shout" },
-        "Gateway": "", "GatewayIPv6": "", "DisableGatewayService": false,
+        "Gateway": "10.9.0.1", "GatewayIPv6": "", "DisableGatewayService": false,
         "StaticRoutes": [
             { "Destination": "224.0.0.0/4", "RouteType": 1, "NextHop": "" },
             { "Destination": "10.0.0.0/8", "RouteType": 0, "NextHop": "10.9.0.1" },
         ],
+    });
+    check("NetworkDriver.Join", body, seen, answer.clone()).await;
+
+    let body = r#"{"NetworkID":"$N","EndpointID":"$E",
+        "SandboxKey":"/var/run/docker/netns/3238a552aef2",
+        "Options":{"com.docker.network.endpoint.exposedports":[{"Proto":6,"Port":80}],
+          "com.docker.network.portmap":[{"Proto":6,"IP":"","Port":80,"HostIP":"",
+            "HostPort":8080,"HostPortEnd":8080}]}}"#;
+    let seen = Seen::Join(Join {
+        network: NETWORK.parse().unwrap(),
+        endpoint: ENDPOINT.parse().unwrap(),
+        sandbox: "/var/run/docker/netns/3238a552aef2".into(),
+        publishes: true,
     });
     check("NetworkDriver.Join", body, seen, answer).await;
 }

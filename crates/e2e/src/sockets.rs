@@ -31,7 +31,7 @@ pub enum Sources<'a> {
     AllBut(&'a [IpAddr]),
 }
 
-/// A UDP socket on a container's interface `shout0`.
+/// A UDP socket on a container's interface `eth0`.
 #[derive(Debug)]
 pub struct GroupSocket {
     socket: UdpSocket,
@@ -47,9 +47,9 @@ impl GroupSocket {
             if is_v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         let (socket, interface) = container.inside(|| {
             let socket = UdpSocket::bind((any, port)).context("open a UDP socket")?;
-            Ok((socket, if_nametoindex("shout0").context("find shout0")?))
+            Ok((socket, if_nametoindex("eth0").context("find eth0")?))
         })?;
-        setsockopt(&socket, BindToDevice, &"shout0".into()).context("bind it to shout0")?;
+        setsockopt(&socket, BindToDevice, &"eth0".into()).context("bind it to eth0")?;
         setsockopt(&socket, RcvBufForce, &BUFFER).context("enlarge its buffer")?;
         socket.set_nonblocking(true)?;
         socket.set_broadcast(true)?;

@@ -43,8 +43,8 @@ pub const BOTH: [Stream<'static>; 2] = [
 /// Commands for a container that join the groups of [`BOTH`], for all sources, until they are
 /// killed.
 pub const JOIN_BOTH: [&str; 2] = [
-    "socat -u UDP4-RECV:5000,ip-add-membership=224.1.1.1:shout0 OPEN:/dev/null",
-    "socat -u UDP6-RECV:5001,ipv6-join-group=[ff05::1:5]:shout0 OPEN:/dev/null",
+    "socat -u UDP4-RECV:5000,ip-add-membership=224.1.1.1:eth0 OPEN:/dev/null",
+    "socat -u UDP6-RECV:5001,ipv6-join-group=[ff05::1:5]:eth0 OPEN:/dev/null",
 ];
 
 impl Default for Stream<'_> {
@@ -148,7 +148,7 @@ impl<'a> Stream<'a> {
         let Self { group, port, length, .. } = self;
         let before = losses(&container)?;
         // Only IPv4 has a route that selects the interface for a group.
-        let at = if self.is_v6() { format!("-V -B {group}%shout0") } else { format!("-B {group}") };
+        let at = if self.is_v6() { format!("-V -B {group}%eth0") } else { format!("-B {group}") };
         let process = container
             .spawn(&format!("iperf -u -s {at} -p {port} -l {length} -w {BUFFER} -P 1 -i 0.5"))?;
         process.wait_for_line(PROGRAM_DEADLINE, |line| line.contains("Joining multicast"))?;
@@ -164,7 +164,7 @@ impl<'a> Stream<'a> {
     /// The sender's first arguments, which no other sender on the host has.
     fn destination(self) -> String {
         if self.is_v6() {
-            format!("-u -V -c {}%shout0", self.group)
+            format!("-u -V -c {}%eth0", self.group)
         } else {
             format!("-u -c {}", self.group)
         }

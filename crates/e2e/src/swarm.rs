@@ -162,7 +162,7 @@ pub fn receive_from_each_other(containers: &[Container]) -> Result<()> {
     static PORT: AtomicU16 = AtomicU16::new(6001);
     let port = PORT.fetch_add(1, Ordering::Relaxed);
     let datagrams = Datagrams {
-        receive: format!("UDP4-RECV:{port},ip-add-membership=239.7.7.7:shout0"),
+        receive: format!("UDP4-RECV:{port},ip-add-membership=239.7.7.7:eth0"),
         send: format!("UDP4-DATAGRAM:239.7.7.7:{port},ip-multicast-ttl=4"),
     };
     all_receive_from_all(containers, &datagrams)?;

@@ -259,7 +259,7 @@ fn mac_address_and_aliases(cluster: &mut Cluster) -> Result<()> {
         let options =
             [&format!("--mac-address={mac}"), "--network-alias=db", "--network-alias=store"];
         let named = Container::start(host, "foo", &options)?;
-        ensure!(named.sh("cat /sys/class/net/shout0/address")?.trim() == mac, "on {}", host.name());
+        ensure!(named.sh("cat /sys/class/net/eth0/address")?.trim() == mac, "on {}", host.name());
         let asking = Container::start(host, "foo", &[])?;
         for alias in ["db", "store", &named.name] {
             asking.ping(alias)?;
@@ -279,10 +279,7 @@ fn mac_address_and_aliases(cluster: &mut Cluster) -> Result<()> {
         }
         drop(named);
         let elsewhere = Container::start(&hosts[2], "foo", &options)?;
-        ensure!(
-            elsewhere.sh("cat /sys/class/net/shout0/address")?.trim() == mac,
-            "it is free again"
-        );
+        ensure!(elsewhere.sh("cat /sys/class/net/eth0/address")?.trim() == mac, "it is free again");
     }
     Ok(())
 }
@@ -347,7 +344,7 @@ fn published_port(cluster: &mut Cluster) -> Result<()> {
 fn start_with_sysctls(host: &Host) -> Result<Container> {
     let own = "--sysctl=net.core.somaxconn=512";
     if !takes_sysctls_with_network(host)? {
-        return Container::start(host, "foo", &[own, "--sysctl=net.ipv4.conf.shout0.rp_filter=2"]);
+        return Container::start(host, "foo", &[own, "--sysctl=net.ipv4.conf.eth0.rp_filter=2"]);
     }
     let setting = "driver-opt=com.docker.network.endpoint.sysctls=net.ipv4.conf.IFNAME.rp_filter=2";
     Container::start(host, &format!("name=foo,{setting}"), &[own])
@@ -360,7 +357,7 @@ fn life_of_a_container(cluster: &mut Cluster) -> Result<()> {
     for host in &hosts[..2] {
         let mut container = start_with_sysctls(host)?;
         let read = container
-            .sh("cat /proc/sys/net/core/somaxconn /proc/sys/net/ipv4/conf/shout0/rp_filter")?;
+            .sh("cat /proc/sys/net/core/somaxconn /proc/sys/net/ipv4/conf/eth0/rp_filter")?;
         ensure!(read.split_whitespace().eq(["512", "2"]), "{read}");
         let address = container.address("foo")?;
         host.docker(["pause", &container.name])?;
@@ -402,8 +399,8 @@ fn restart_policies(cluster: &mut Cluster) -> Result<()> {
         let main = container.inspect("{{.State.Pid}}")?;
         host.signal("KILL", &[main.parse()?])?;
         wait_until("the container to be started again", SOON, || {
-            let state = container.inspect("{{.State.Running}} {{.RestartCount}}")?;
-            Ok((state == "true 1").then_some(()))
+            let state = container.inspect("{{.State.Status}} {{.RestartCount}}")?;
+            Ok((state == "running 1").then_some(()))
         })?;
         Stream::default().send(&peer, &[&container], 1)?;
         let name = format!("failing-{}", host.number());

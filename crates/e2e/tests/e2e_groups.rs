@@ -76,7 +76,7 @@ fn sources(cluster: &mut Cluster) -> Result<()> {
     let receiver = Container::start(third, "foo", &[])?;
     let wanted = one.address("foo")?;
     let receiving =
-        receiver.spawn(&format!("iperf -u -s -B 232.1.1.1%shout0 -H {wanted} -p 6071"))?;
+        receiver.spawn(&format!("iperf -u -s -B 232.1.1.1%eth0 -H {wanted} -p 6071"))?;
     receiving.wait_for_line(SOON, |line| line.contains("Joining multicast (S,G)"))?;
     await_members(first, "232.1.1.1", &[third])?;
     await_members(second, "232.1.1.1", &[third])?;

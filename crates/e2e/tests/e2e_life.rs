@@ -264,11 +264,14 @@ fn picture(container: &Container, segment: &str) -> Result<String> {
             grep -oE ' mtu [0-9]+|mcast_(snooping|querier) [01]|master [^ ]+' | sort
         bridge -netns {segment} fdb show dev shoutvx0 | grep ^00:00:00:00:00:00 |
             sed 's/link-netnsid [0-9]* //' | sort
-        ip netns exec {segment} nft list table bridge shoutd"
+        ip netns exec {segment} nft list table bridge shoutd
+        ip netns exec {segment} nft list table ip shoutd
+        ip -netns {segment} route
+        ip -brief link show master shoutd_gwbridge | awk '{{print $2}}'"
     );
     let kernel = container.host.run(["sh", "-c", &script])?.stdout;
     let inside = container
-        .try_sh("ip address show dev shout0 | grep -oE 'mtu [0-9]+|inet .*|link/.*'; ip route")?;
+        .try_sh("ip address show dev eth0 | grep -oE 'mtu [0-9]+|inet .*|link/.*'; ip route")?;
     Ok(format!("{kernel}{}", inside.stdout))
 }
 
@@ -289,7 +292,7 @@ fn deleted_things_come_back(cluster: &mut Cluster) -> Result<()> {
         "the picture is not whole: {before}"
     );
     let datagrams = Datagrams {
-        receive: "UDP4-RECV:6001,ip-add-membership=224.0.0.77:shout0".to_owned(),
+        receive: "UDP4-RECV:6001,ip-add-membership=224.0.0.77:eth0".to_owned(),
         send: "UDP4-DATAGRAM:224.0.0.77:6001".to_owned(),
     };
     for deletion in [
@@ -300,8 +303,12 @@ fn deleted_things_come_back(cluster: &mut Cluster) -> Result<()> {
         format!("ip netns exec {segment} nft delete table bridge shoutd"),
         format!("ip -netns {segment} link set shoutbr0 type bridge mcast_snooping 0"),
         format!("ip -netns {segment} link delete shoutbr0"),
+        format!("ip -netns {segment} link delete shoutup0"),
+        format!("ip -netns {segment} route delete default"),
+        format!("ip netns exec {segment} nft delete table ip shoutd"),
+        "ip link set $(ip -brief link | grep -o '^shg[0-9]*') nomaster".to_owned(),
         format!("{inside} ip route delete 224.0.0.0/4"),
-        format!("{inside} ip address delete {address}/{} dev shout0", network.subnet()?.1),
+        format!("{inside} ip address delete {address}/{} dev eth0", network.subnet()?.1),
         format!(
             "ip -netns {segment} link delete $(ip -netns {segment} -brief link | grep -o \
              '^shp[^@]*')"

@@ -15,7 +15,7 @@ use shoutd_lab::{Host, wait_until};
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 1, 1, 1);
 
 /// A datagram to all on the link (RFC 919).
-const LIMITED_BROADCAST: &str = "255.255.255.255:6002,broadcast,so-bindtodevice=shout0";
+const LIMITED_BROADCAST: &str = "255.255.255.255:6002,broadcast,so-bindtodevice=eth0";
 
 fn main() -> ExitCode {
     run_checks(
@@ -138,7 +138,7 @@ fn multicast(cluster: &mut Cluster) -> Result<()> {
         (6014, "239.255.255.250"),
     ] {
         let datagrams = Datagrams {
-            receive: format!("UDP4-RECV:{port},ip-add-membership={group}:shout0"),
+            receive: format!("UDP4-RECV:{port},ip-add-membership={group}:eth0"),
             send: format!("UDP4-DATAGRAM:{group}:{port},ip-multicast-ttl=4"),
         };
         all_receive_from_all(&containers, &datagrams).context(group)?;
@@ -146,8 +146,8 @@ fn multicast(cluster: &mut Cluster) -> Result<()> {
     // Link-local, site-local, global.
     for (port, group) in [(6021, "ff02::fb"), (6022, "ff15::1234"), (6023, "ff1e::1:2:3")] {
         let datagrams = Datagrams {
-            receive: format!("UDP6-RECV:{port},ipv6-join-group=[{group}]:shout0"),
-            send: format!("UDP6-DATAGRAM:[{group}]:{port},so-bindtodevice=shout0"),
+            receive: format!("UDP6-RECV:{port},ipv6-join-group=[{group}]:eth0"),
+            send: format!("UDP6-DATAGRAM:[{group}]:{port},so-bindtodevice=eth0"),
         };
         all_receive_from_all(&containers, &datagrams).context(group)?;
     }
@@ -162,9 +162,9 @@ fn link_local_ipv6(cluster: &mut Cluster) -> Result<()> {
     ensure!(addresses.len() == containers.len(), "not one link-local address each: {addresses:?}");
     for container in &containers {
         for address in &addresses {
-            container.sh(&format!("ping6 -c 1 -W 5 {address}%shout0"))?;
+            container.sh(&format!("ping6 -c 1 -W 5 {address}%eth0"))?;
         }
-        let answers = container.sh("ping6 -c 2 -W 5 ff02::1%shout0")?;
+        let answers = container.sh("ping6 -c 2 -W 5 ff02::1%eth0")?;
         let silent: Vec<_> = addresses
             .iter()
             .filter(|address| !answers.contains(&format!(" {address}: ")))
@@ -201,7 +201,7 @@ fn ipv6_subnet(cluster: &mut Cluster) -> Result<()> {
 fn ipv6_addresses(container: &Container) -> Result<Vec<String>> {
     let mut listed = String::new();
     let found = wait_until("IPv6 addresses", SOON, || {
-        listed = container.sh("ip -6 address show dev shout0")?;
+        listed = container.sh("ip -6 address show dev eth0")?;
         Ok((listed.contains("fe80::") && !listed.contains("tentative")).then_some(()))
     });
     found.with_context(|| format!("{} has {listed}", container.name))?;
@@ -223,8 +223,8 @@ fn group_management_stays_inside(cluster: &mut Cluster) -> Result<()> {
         })
         .collect::<Result<Vec<_>>>()?;
     let mld = Datagrams {
-        receive: "UDP6-RECV:6031,ipv6-join-group=[ff15::77]:shout0".to_owned(),
-        send: "UDP6-DATAGRAM:[ff15::77]:6031,so-bindtodevice=shout0".to_owned(),
+        receive: "UDP6-RECV:6031,ipv6-join-group=[ff15::77]:eth0".to_owned(),
+        send: "UDP6-DATAGRAM:[ff15::77]:6031,so-bindtodevice=eth0".to_owned(),
     };
     all_receive_from_all(&containers, &mld)?;
     let [sender, receivers @ ..] = containers.as_slice() else { bail!("no containers") };
@@ -257,7 +257,7 @@ fn group_management_stays_inside(cluster: &mut Cluster) -> Result<()> {
 fn port_of(network: &Network, host: &Host) -> Result<String> {
     let links =
         host.sh(&format!("ip -netns {} -brief link show type veth", network.segment_name()?))?;
-    let name = links.split(['@', ' ']).next().filter(|name| !name.is_empty());
+    let name = links.split(['@', ' ', '\n']).find(|name| name.starts_with("shp"));
     name.map(str::to_owned).with_context(|| format!("a port on {}", host.name()))
 }
 
@@ -312,7 +312,7 @@ fn networks_are_apart(cluster: &mut Cluster) -> Result<()> {
     ];
     let (one, two) = (one_on_each(&hosts, "one", &[])?, one_on_each(&hosts, "two", &[])?);
     let datagrams = Datagrams {
-        receive: "UDP4-RECV:6041,ip-add-membership=224.0.0.99:shout0".to_owned(),
+        receive: "UDP4-RECV:6041,ip-add-membership=224.0.0.99:eth0".to_owned(),
         send: "UDP4-DATAGRAM:224.0.0.99:6041".to_owned(),
     };
     let receivers = two
@@ -399,7 +399,7 @@ fn mtu(cluster: &mut Cluster) -> Result<()> {
         let containers = one_on_each(&hosts, name, &[])?;
         let full = mtu - 20 - 8;
         for container in &containers {
-            let seen = container.sh("cat /sys/class/net/shout0/mtu")?;
+            let seen = container.sh("cat /sys/class/net/eth0/mtu")?;
             ensure!(
                 seen.trim() == mtu.to_string(),
                 "{name} has an MTU of {seen} on {}",

@@ -76,7 +76,7 @@ fn await_owner(
     })?;
     let wanted = match mac {
         Some(mac) => mac.to_owned(),
-        None => container.sh("cat /sys/class/net/shout0/address")?.trim().to_owned(),
+        None => container.sh("cat /sys/class/net/eth0/address")?.trim().to_owned(),
     };
     await_answer(client, &wanted)
 }
@@ -124,7 +124,7 @@ fn find_v6_at_once(
     client.sh(&format!("ping6 -c 1 -W 5 {VIRTUAL_V6}"))?;
     let wanted = match mac {
         Some(mac) => mac.to_owned(),
-        None => owner.0.sh("cat /sys/class/net/shout0/address")?.trim().to_owned(),
+        None => owner.0.sh("cat /sys/class/net/eth0/address")?.trim().to_owned(),
     };
     // For a moment two may have it and advertise it.
     wait_until(&format!("{VIRTUAL_V6} to be at {wanted}"), SOON, || {
@@ -141,7 +141,7 @@ fn vrrp_config(priority: u8, use_vmac: bool) -> String {
     let vmac = if use_vmac { "use_vmac" } else { "" };
     let [one, two] = [51, 52].map(|id| {
         format!(
-            "interface shout0\n state BACKUP\n virtual_router_id {id}\n priority {priority}\n \
+            "interface eth0\n state BACKUP\n virtual_router_id {id}\n priority {priority}\n \
              advert_int 1\n {vmac}"
         )
     });
@@ -200,7 +200,7 @@ fn run_ucarp(container: &Container, skew: u8) -> Result<Process> {
     }
     let source = container.address("foo")?;
     container.spawn(&format!(
-        "ucarp --interface=shout0 --srcip={source} --vhid=7 --pass=secret --addr={VIRTUAL} \
+        "ucarp --interface=eth0 --srcip={source} --vhid=7 --pass=secret --addr={VIRTUAL} \
          --advskew={skew} --preempt --upscript=/tmp/up --downscript=/tmp/down"
     ))
 }
@@ -244,7 +244,7 @@ cat > /etc/avahi/services/lab.service <<END
 <service-group><name>$1</name>
 <service><type>_shoutlab._tcp</type><port>4242</port></service></service-group>
 END
-printf '[server]\nhost-name=%s\nallow-interfaces=shout0\nuse-ipv4=yes\nuse-ipv6=yes\n' $1 \
+printf '[server]\nhost-name=%s\nallow-interfaces=eth0\nuse-ipv4=yes\nuse-ipv6=yes\n' $1 \
     > /tmp/avahi.conf
 dbus-daemon --config-file=/tmp/bus.conf --fork
 exec avahi-daemon --file=/tmp/avahi.conf --no-drop-root --no-chroot --no-rlimits
@@ -278,7 +278,7 @@ fn avahi(cluster: &mut Cluster) -> Result<()> {
                 found =
                     container.sh("avahi-browse --parsable --resolve --terminate _shoutlab._tcp")?;
                 let are_found = hosts.iter().all(|host| {
-                    let start = format!("=;shout0;{family};{};", host.name());
+                    let start = format!("=;eth0;{family};{};", host.name());
                     found.lines().any(|line| line.starts_with(&start))
                 });
                 Ok(are_found.then_some(()))

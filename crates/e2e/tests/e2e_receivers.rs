@@ -48,13 +48,13 @@ fn older_versions(cluster: &mut Cluster, igmp: u8) -> Result<()> {
     for (group, receive, send) in [
         (
             "239.7.7.7",
-            "UDP4-RECV:6091,ip-add-membership=239.7.7.7:shout0",
+            "UDP4-RECV:6091,ip-add-membership=239.7.7.7:eth0",
             "UDP4-DATAGRAM:239.7.7.7:6091,ip-multicast-ttl=4",
         ),
         (
             "ff15::7:7",
-            "UDP6-RECV:6092,ipv6-join-group=[ff15::7:7]:shout0",
-            "UDP6-DATAGRAM:[ff15::7:7]:6092,so-bindtodevice=shout0",
+            "UDP6-RECV:6092,ipv6-join-group=[ff15::7:7]:eth0",
+            "UDP6-DATAGRAM:[ff15::7:7]:6092,so-bindtodevice=eth0",
         ),
     ] {
         let datagrams = Datagrams { receive: receive.to_owned(), send: send.to_owned() };
@@ -134,7 +134,7 @@ fn ensure_multicast_routes(container: &Container, wanted: &[&str]) -> Result<()>
 
 /// Checks that one receives what the other sends to this group without naming an interface.
 fn ensure_received(sender: &Container, receiver: &Container, group: &str) -> Result<()> {
-    let receive = format!("UDP4-RECV:6093,reuseaddr,ip-add-membership={group}:shout0");
+    let receive = format!("UDP4-RECV:6093,reuseaddr,ip-add-membership={group}:eth0");
     let receiving = start_receiver(receiver, &Datagrams { receive, send: String::new() })?;
     wait_until("the datagram to be received", SOON, || {
         sender.sh(&format!(
@@ -187,9 +187,9 @@ fn behind(outer: &Container) -> Result<Container> {
     let (outside, inside) =
         (outer.inspect("{{.State.Pid}}")?, container.inspect("{{.State.Pid}}")?);
     outer.host.sh(&format!(
-        "nsenter --net=/proc/{outside}/ns/net ip link add link shout0 name shout0 netns {inside} \
+        "nsenter --net=/proc/{outside}/ns/net ip link add link eth0 name eth0 netns {inside} \
          type macvlan mode bridge && nsenter --net=/proc/{inside}/ns/net sh -c 'echo 0 > \
-         /proc/sys/net/ipv6/conf/shout0/disable_ipv6 && ip link set shout0 up'"
+         /proc/sys/net/ipv6/conf/eth0/disable_ipv6 && ip link set eth0 up'"
     ))?;
     Ok(container)
 }

@@ -35,19 +35,18 @@ const AS_DYNAMIC_ROUTER: [&str; 7] = [
     "--volume=/usr/sbin/igmpproxy:/usr/bin/igmpproxy:ro",
 ];
 
-/// Forwards by IGMP memberships. Docker's own interfaces are disabled.
-const IGMPPROXY: &str = "quickleave\nphyint shout0 upstream ratelimit 0 threshold 1\n altnet \
-                         0.0.0.0/0\nphyint shout1 downstream ratelimit 0 threshold 1\nphyint eth0 \
-                         disabled\nphyint eth1 disabled\nphyint eth2 disabled\n";
+/// Forwards by IGMP memberships.
+const IGMPPROXY: &str = "quickleave\nphyint eth0 upstream ratelimit 0 threshold 1\n altnet \
+                         0.0.0.0/0\nphyint eth1 downstream ratelimit 0 threshold 1\n";
 
 /// Routes a range of IPv4 groups and one IPv6 group, which it has joined. It advertises itself by
 /// Multicast Router Discovery (RFC 4286) every four seconds.
 const CONFIG: [&str; 5] = [
-    "phyint shout0 enable mrdisc",
-    "phyint shout1 enable mrdisc",
-    "mroute from shout0 group 239.131.0.0/16 to shout1",
-    "mgroup from shout0 group ff15::131:1",
-    "mroute from shout0 group ff15::131:1 to shout1",
+    "phyint eth0 enable mrdisc",
+    "phyint eth1 enable mrdisc",
+    "mroute from eth0 group 239.131.0.0/16 to eth1",
+    "mgroup from eth0 group ff15::131:1",
+    "mroute from eth0 group ff15::131:1 to eth1",
 ];
 
 fn main() -> ExitCode {
@@ -77,7 +76,7 @@ fn dynamic(cluster: &mut Cluster) -> Result<()> {
     let receivers = [Container::start(&third, "to", &[])?, Container::start(&first, "to", &[])?];
     let group = Group {
         send: format!("UDP4-DATAGRAM:{GROUP}:6113,ip-multicast-ttl=8"),
-        receive: format!("UDP4-RECV:6113,ip-add-membership={GROUP}:shout0"),
+        receive: format!("UDP4-RECV:6113,ip-add-membership={GROUP}:eth0"),
         routes: "/proc/net/ip_mr_cache",
         // In the byte order of the kernel's memory.
         shown: format!("{:08X}", u32::from_ne_bytes(GROUP.octets())),
@@ -108,7 +107,7 @@ fn pimd(router: &Container, version: &str) -> Result<Vec<Process>> {
     let lines =
         format!("ip pim\\n ip igmp\\n ip igmp version {version}\\n ip igmp query-interval 8\\n");
     let point = format!("ip pim rp {} 224.0.0.0/4", router.address("from")?);
-    let config = format!("{point}\\ninterface shout0\\n {lines}interface shout1\\n {lines}");
+    let config = format!("{point}\\ninterface eth0\\n {lines}interface eth1\\n {lines}");
     router.sh(&format!(
         "grep -q frrvty /etc/group || echo frrvty:x:9999:root >> /etc/group; mkdir -p \
          /var/tmp/frr /var/run/frr; printf '{config}' > /tmp/pimd.conf"
@@ -127,7 +126,7 @@ fn smcroute(cluster: &mut Cluster) -> Result<()> {
     let _bystander = Container::start(&third, "from", &[])?;
     let receiver = Container::start(&third, "to", &["--cap-add=NET_ADMIN"])?;
     // iperf receives only from sources that it could answer.
-    receiver.sh("ip -6 route add fd00:131::/64 dev shout0")?;
+    receiver.sh("ip -6 route add fd00:131::/64 dev eth0")?;
     router.sh(&format!("printf '%s\\n' '{}' > /tmp/smcroute.conf", CONFIG.join("' '")))?;
     let routing = router.spawn("smcrouted -n -N -m 4 -l info -f /tmp/smcroute.conf")?;
     // A host without a container on a network has no memberships of it.
@@ -138,7 +137,7 @@ fn smcroute(cluster: &mut Cluster) -> Result<()> {
 
     // Only the router is a receiver on the sender's network.
     let datagrams = Datagrams {
-        receive: "UDP4-RECV:6111,ip-add-membership=239.131.2.2:shout0".to_owned(),
+        receive: "UDP4-RECV:6111,ip-add-membership=239.131.2.2:eth0".to_owned(),
         send: "UDP4-DATAGRAM:239.131.2.2:6111".to_owned(),
     };
     let receiving = start_receiver(&receiver, &datagrams)?;

@@ -39,7 +39,7 @@ fn network_options(cluster: &mut Cluster) -> Result<()> {
     for task in &tasks {
         let interfaces = task.sh("ip -oneline -4 address show scope global")?;
         let is_alone =
-            interfaces.lines().count() == 1 && interfaces.contains("shout0    inet 10.61.0.");
+            interfaces.lines().count() == 1 && interfaces.contains("eth0    inet 10.61.0.");
         ensure!(is_alone, "a container of an internal network has {interfaces}");
     }
     let label =

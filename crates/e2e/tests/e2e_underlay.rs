@@ -199,14 +199,15 @@ fn await_mtu(host: &Host, container: &Container, network: &Network, wanted: u16)
     let show = format!("ip netns exec {} ip -oneline link show", network.segment_name()?);
     wait_until(&format!("MTU {wanted} on {}", host.name()), SOON, || {
         let devices = host.sh(&show)?;
-        let mut ours = devices.lines().filter(|line| line.contains(": sh"));
+        let mut ours =
+            devices.lines().filter(|line| line.contains(": sh") && !line.contains(": shoutup0"));
         let all = ours.all(|line| line.contains(&format!(" mtu {wanted} ")));
         Ok((all && mtu_of(container)? == wanted).then_some(()))
     })
 }
 
 fn mtu_of(container: &Container) -> Result<u16> {
-    Ok(container.sh("cat /sys/class/net/shout0/mtu")?.trim().parse()?)
+    Ok(container.sh("cat /sys/class/net/eth0/mtu")?.trim().parse()?)
 }
 
 /// The first container sends these streams at once, and all others must receive them.

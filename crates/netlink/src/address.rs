@@ -1,6 +1,6 @@
-//! IP addresses of devices.
+//! IP addresses of devices and of their neighbours.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::IpNet;
 use nix::errno::Errno;
@@ -13,6 +13,10 @@ use crate::wire::{Attribute, Frame, Message, family_of};
 
 /// Octets of `struct ifaddrmsg`.
 const HEADER: usize = 8;
+/// Octets of `struct ndmsg`.
+const NEIGHBOUR_HEADER: usize = 12;
+/// `NDA_DST`.
+const NDA_DST: u16 = 1;
 // include/uapi/linux/if_addr.h
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
@@ -89,6 +93,22 @@ impl Route {
         let result = result
             .map_err(|fault| fault.during(format_args!("remove address {net} from device {link}")));
         unless(result, &[Errno::EADDRNOTAVAIL])
+    }
+}
+
+impl Route {
+    /// Forgets the MAC address of a neighbour (its ARP entry), so that the kernel asks for it
+    /// again. A missing entry is not an error.
+    pub fn forget_neighbour(&mut self, link: u32, address: Ipv4Addr) -> Result<(), Error> {
+        let mut header = [0; NEIGHBOUR_HEADER];
+        header[0] = family_of(address.into());
+        header[4..8].copy_from_slice(&link.to_ne_bytes());
+        let mut message = Message::new(libc::RTM_DELNEIGH, 0, &header);
+        message.ip(NDA_DST, address.into());
+        let result = self.socket.call(&message).map_err(|fault| {
+            fault.during(format_args!("forget neighbour {address} of device {link}"))
+        });
+        unless(result, &[Errno::ENOENT])
     }
 }
 

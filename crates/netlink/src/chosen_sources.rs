@@ -109,9 +109,9 @@ mod tests {
     fn the_lists_are_read() {
         let listed = "\
 Idx Device        MCA        SRC    INC    EXC
-  7 shout0 0xe8010203 0x0a070711      1      0
-  7 shout0 0xe8010203 0x0a070712      2      1
-  7 shout0 0xe8010204 0x0a070711      0      1
+  7 eth0 0xe8010203 0x0a070711      1      0
+  7 eth0 0xe8010203 0x0a070712      2      1
+  7 eth0 0xe8010204 0x0a070711      0      1
  12 very-l ff3e0000000000000000000080000001 fd120005000000000000000000000002      1      0
 ";
         let expected = ChosenSources::from([
@@ -126,8 +126,8 @@ Idx Device        MCA        SRC    INC    EXC
         for line in [
             "",
             "7 a b",
-            "7 shout0 0x0a070711 0x0a070711 1 0",
-            "x shout0 0xe8010203 0x0a070711 1 0",
+            "7 eth0 0x0a070711 0x0a070711 1 0",
+            "x eth0 0xe8010203 0x0a070711 1 0",
             "7 a +1 +2 1 0",
         ] {
             assert_eq!(parse(line), None, "{line}");

@@ -191,7 +191,7 @@ fn rules(port: &str) -> [Vec<Expression>; 2] {
         Expression::Compare(Comparison::Equal, vec![0xff]),
         load(25, 1),
         // The other half of the octet holds flags.
-        Expression::Mask(0x0f),
+        Expression::Mask(vec![0x0f]),
         Expression::Compare(Comparison::AtLeast, vec![WIDER_SCOPE]),
         load(24, 16),
         Expression::NotIn(GROUPS_V6),

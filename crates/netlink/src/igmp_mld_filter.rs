@@ -1,18 +1,19 @@
-//! The IGMP/MLD filter: keeps IGMP and MLD off one bridge port. It can also limit the rate of
-//! multicast and broadcast received on each of the other ports.
+//! The IGMP/MLD filter: keeps IGMP and MLD off one bridge port, the tunnel. It can also limit the
+//! rate of multicast and broadcast received on each of the other ports, and protect the segment's
+//! gateways ([`Gateways`]).
 //!
 //! It is a table of the bridge family: a port's own egress hook exists only since Linux 5.16. The
 //! rules name the port, so the filter can be installed before the port exists, and outlives it. It
 //! filters in three chains:
 //!
 //! * *forward* drops what goes from other ports to this one.
-//! * *output* drops the bridge's own queries, which pass neither forward nor postrouting
-//!   (`br_multicast_send_query`).
+//! * *output* drops what the bridge itself sends to this port: its queries, which pass neither
+//!   forward nor postrouting (`br_multicast_send_query`), and what the gateways send.
 //! * *prerouting* drops what arrives at this port, from another host that lacks its filter, before
 //!   the bridge takes it for a membership.
 //!
-//! A fourth chain, *input*, drops all frames that the bridge passes up to itself. The bridge is
-//! configured to receive all multicast, so these frames are copies.
+//! A fourth chain, *input*, drops the frames that the bridge passes up to itself, except those to
+//! its gateways. The bridge is configured to receive all multicast, so these frames are copies.
 
 use std::collections::BTreeSet;
 use std::iter;
@@ -21,6 +22,7 @@ use nix::errno::Errno;
 use nix::libc;
 
 use crate::error::{Error, Fault};
+use crate::gateway_rules::Gateways;
 use crate::namespace::Namespace;
 use crate::nftables::{
     self, Base, Comparison, Content, DELETE_TABLE, Expression, Family, Hook, Meta, NEW_TABLE,
@@ -32,7 +34,7 @@ use crate::wire::Message;
 const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd" };
 /// Part of every rule, so that we recognize the filter of another version of shoutd. Raise it with
 /// every change of the rules.
-const VERSION: u32 = 7;
+const VERSION: u32 = 8;
 /// The set with the rate limit of each port.
 const SENDERS: &str = "senders";
 /// The same for ARP, neighbour discovery, IGMP and MLD.
@@ -57,16 +59,21 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 const NAME_OCTETS: usize = 16;
 
 // The kernel's classification of a frame by its destination (include/uapi/linux/if_packet.h).
+/// To the bridge itself, if it has the frame's destination as its address.
+pub(crate) const PACKET_HOST: u8 = 0;
 const PACKET_BROADCAST: u8 = 1;
 pub(crate) const PACKET_MULTICAST: u8 = 2;
 /// To an address other than the port's own, as all unicast that a bridge forwards.
 const PACKET_OTHERHOST: u8 = 3;
 
-const ETHERTYPE_ARP: u16 = 0x0806;
+pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(crate) const ETHERTYPE_IPV6: u16 = 0x86dd;
 /// Protocol 2 of IPv4 (RFC 1112, 2236, 3376).
 const IGMP: u8 = 2;
+
+/// Protocol 6 of IPv4, and next header of IPv6.
+const TCP: u8 = 6;
 /// Protocol 17 of IPv4, and next header of IPv6.
 const UDP: u8 = 17;
 /// Next header 0 of IPv6 (RFC 8200, section 4.3). The kernel looks for MLD only after such a header
@@ -116,9 +123,8 @@ impl IgmpMldFilter {
         self.socket.rest();
     }
 
-    /// Installs the filter at this port and replaces an existing one atomically. With `max_rate`,
-    /// each other port may send so many packets of multicast and broadcast per second.
-    pub fn install(&mut self, port: &str, max_rate: Option<u32>) -> Result<(), Error> {
+    /// Installs the filter at this port and replaces an existing one atomically.
+    pub fn install(&mut self, port: &str, wanted: &SegmentRules) -> Result<(), Error> {
         let mut batch = vec![
             nftables::batch_edge(true),
             // Created first, so that the deletion finds a table.
@@ -127,14 +133,14 @@ impl IgmpMldFilter {
             nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
         ];
         batch.push(nftables::new_set(TABLE, (VLANS, 3), 8, VLANS_MAX, VLANS_TIMEOUT));
-        if max_rate.is_some() {
+        if wanted.max_rate.is_some() {
             for set in [(SENDERS, 1), (FINDERS, 2)] {
                 batch.push(nftables::new_set(TABLE, set, 4, SENDERS_MAX, SENDERS_TIMEOUT));
             }
         }
         for PortChain { hook, name: chain, interface } in CHAINS {
             batch.push(nftables::new_chain(TABLE, chain, hook, 0));
-            let rules = chain_rules(hook, interface, port, max_rate);
+            let rules = chain_rules(hook, interface, port, wanted);
             batch.extend(
                 rules.iter().map(|(name, rule)| nftables::new_rule(TABLE, chain, name, rule)),
             );
@@ -163,11 +169,13 @@ impl IgmpMldFilter {
 
     /// The settings of the filter at this port if it is complete: not dormant, every chain at its
     /// hook, every rule in its place, and no other rule.
-    pub fn is_whole(&mut self, port: &str) -> Result<Option<Installed>, Error> {
+    pub fn is_whole(&mut self, port: &str) -> Result<Option<SegmentRules>, Error> {
         let found = Content::read(&mut self.socket, TABLE);
         let found = found.map_err(|fault| fault.during("read the nf_tables IGMP/MLD filter"))?;
-        let max_rate = found.rules.iter().find_map(|rule| rate_of(&rule.userdata));
-        Ok((found == expected(port, max_rate)).then_some(Installed { max_rate }))
+        let userdata = || found.rules.iter().map(|rule| rule.userdata.as_slice());
+        let max_rate = userdata().find_map(rate_of);
+        let installed = SegmentRules { max_rate, gateways: Gateways::parse(userdata()) };
+        Ok((found == expected(port, &installed)).then_some(installed))
     }
 
     /// The VLANs with members, or with members some minutes ago, each with the index of its port.
@@ -187,16 +195,19 @@ impl IgmpMldFilter {
     }
 }
 
-/// The settings of a complete filter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Installed {
-    /// Packets of multicast and broadcast per second that each other port may send.
+/// What the filter of a segment enforces besides IGMP and MLD.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SegmentRules {
+    /// Packets of multicast and broadcast per second that each other port may send; `None` for no
+    /// limit.
     pub max_rate: Option<u32>,
+    /// The gateways of the segment, if it has any.
+    pub gateways: Option<Gateways>,
 }
 
-fn expected(port: &str, max_rate: Option<u32>) -> Content {
+fn expected(port: &str, installed: &SegmentRules) -> Content {
     Content::of(CHAINS.map(|PortChain { hook, name, interface }| {
-        let rules = chain_rules(hook, interface, port, max_rate).into_iter();
+        let rules = chain_rules(hook, interface, port, installed).into_iter();
         OwnChain { name, hook, userdata: rules.map(|(userdata, _)| userdata).collect() }
     }))
 }
@@ -219,13 +230,28 @@ fn chain_rules(
     hook: Hook,
     interface: Meta,
     port: &str,
-    max_rate: Option<u32>,
+    wanted: &SegmentRules,
 ) -> Vec<(String, Vec<Expression>)> {
-    if hook == Hook::Input {
-        // The bridge itself needs none of these frames, and no earlier hook can drop them.
-        return vec![(format!("shoutd input {VERSION}"), vec![Expression::Drop])];
+    let gateways = wanted.gateways.as_ref();
+    let gateways = gateways.map(|gateways| gateways.rules(VERSION, hook, port)).unwrap_or_default();
+    match hook {
+        // The bridge itself needs none of the other frames, and no earlier hook can drop them.
+        Hook::Input => {
+            let rest = (format!("shoutd input {VERSION}"), vec![Expression::Drop]);
+            return gateways.into_iter().chain([rest]).collect();
+        }
+        Hook::Output => {
+            let at_port = [
+                Expression::LoadMeta(interface),
+                Expression::Compare(Comparison::Equal, name_value(port)),
+                Expression::Drop,
+            ];
+            return vec![(userdata(port, 0), at_port.to_vec())];
+        }
+        _ => {}
     }
-    let rate = max_rate.filter(|_| hook == Hook::Prerouting);
+    let mut gateways = gateways.into_iter();
+    let rate = wanted.max_rate.filter(|_| hook == Hook::Prerouting);
     // The rate rules come before the IGMP/MLD rules, which accept UDP and so end the chain.
     let finding = rate.map(|_| finding_rules(port)).unwrap_or_default().into_iter().enumerate();
     let finding =
@@ -233,16 +259,20 @@ fn chain_rules(
     let has_rate = rate.is_some();
     let rate = rate.map(|rate| (rate_userdata(rate), rate_rule(port, rate)));
     let igmp_mld_filter = rules(interface, port).into_iter().enumerate();
-    let igmp_mld_filter = igmp_mld_filter.map(|(position, rule)| (userdata(port, position), rule));
+    let mut igmp_mld_filter: Vec<_> =
+        igmp_mld_filter.map(|(position, rule)| (userdata(port, position), rule)).collect();
     let vlans = if hook == Hook::Prerouting { vlan_rules(port) } else { Vec::new() };
     let vlans = vlans.into_iter().enumerate();
     let vlans = vlans.map(|(position, rule)| (format!("shoutd vlan {VERSION} {position}"), rule));
     // Without a rate limit the VLAN rules come last, because most packets have been accepted by
     // then. With one they come first, because `finding` accepts IGMP and MLD.
     if has_rate {
-        vlans.chain(finding).chain(rate).chain(igmp_mld_filter).collect()
+        gateways.chain(vlans).chain(finding).chain(rate).chain(igmp_mld_filter).collect()
     } else {
-        igmp_mld_filter.chain(vlans).collect()
+        let cheap = if hook == Hook::Prerouting { CHEAP_GATEWAY_RULES } else { 0 };
+        let first: Vec<_> = gateways.by_ref().take(cheap).collect();
+        igmp_mld_filter.splice(IRRELEVANT_TO_GATEWAYS..IRRELEVANT_TO_GATEWAYS, gateways);
+        first.into_iter().chain(igmp_mld_filter).chain(vlans).collect()
     }
 }
 
@@ -314,12 +344,24 @@ pub(crate) fn name_value(port: &str) -> Vec<u8> {
     name
 }
 
-/// Accepts what no bridge takes for IGMP or MLD, before the more expensive rules. The two rules are
-/// a tenth of what a packet costs from container to container. UDP comes first, as most multicast
-/// is UDP. nf_tables finds UDP as a bridge does, so no IGMP or MLD passes as UDP.
-fn harmless() -> [Vec<Expression>; 2] {
+/// How many of the gateways' rules at *prerouting* precede [`harmless`]: the one about source MAC
+/// addresses.
+const CHEAP_GATEWAY_RULES: usize = 1;
+/// How many rules of [`harmless`] precede the gateways' other rules: those about UDP and TCP, by
+/// which nobody can take over a gateway.
+const IRRELEVANT_TO_GATEWAYS: usize = 2;
+
+/// Accepts what no bridge takes for IGMP or MLD, before the more expensive rules. The rules are a
+/// tenth of what a packet costs from container to container. UDP comes first, as most multicast is
+/// UDP. nf_tables finds UDP and TCP as a bridge does, so no IGMP or MLD passes as one of them.
+fn harmless() -> [Vec<Expression>; 3] {
     // Bridges look for IGMP and MLD in multicast frames only (`br_handle_frame_finish`).
-    [(Meta::TransportProtocol, UDP), (Meta::PacketType, PACKET_OTHERHOST)].map(|(meta, value)| {
+    let kinds = [
+        (Meta::TransportProtocol, UDP),
+        (Meta::TransportProtocol, TCP),
+        (Meta::PacketType, PACKET_OTHERHOST),
+    ];
+    kinds.map(|(meta, value)| {
         vec![
             Expression::LoadMeta(meta),
             Expression::Compare(Comparison::Equal, vec![value]),
@@ -345,7 +387,7 @@ fn rules(interface: Meta, port: &str) -> Vec<Vec<Expression>> {
 }
 
 /// Matches an Ethernet type and one octet of the network header.
-fn network_octet(ethertype: u16, offset: u32, value: u8) -> Vec<Expression> {
+pub(crate) fn network_octet(ethertype: u16, offset: u32, value: u8) -> Vec<Expression> {
     vec![
         Expression::LoadMeta(Meta::Protocol),
         Expression::Compare(Comparison::Equal, ethertype.to_be_bytes().to_vec()),
@@ -358,7 +400,7 @@ fn igmp() -> Vec<Expression> {
     network_octet(ETHERTYPE_IPV4, 9, IGMP)
 }
 
-fn icmpv6(types: &std::ops::RangeInclusive<u8>) -> Vec<Expression> {
+pub(crate) fn icmpv6(types: &std::ops::RangeInclusive<u8>) -> Vec<Expression> {
     vec![
         // The kernel skips extension headers of any length to find the transport header.
         Expression::LoadMeta(Meta::TransportProtocol),

@@ -31,6 +31,8 @@ pub struct IpRoute {
     pub link: u32,
     /// Whether the destination is on-link, without a gateway.
     pub connected: bool,
+    /// The gateway, if it has one of its address family.
+    pub gateway: Option<IpAddr>,
 }
 
 impl Route {
@@ -69,6 +71,32 @@ impl Route {
         }
     }
 
+    /// Sets the IPv4 default route of metric 0, in place of an existing one.
+    pub fn set_default_route(&mut self, link: u32, gateway: Ipv4Addr) -> Result<(), Error> {
+        self.default_route(libc::NLM_F_REPLACE, link, gateway)
+    }
+
+    /// Adds an IPv4 default route, unless there is one of metric 0 already.
+    pub fn add_default_route(&mut self, link: u32, gateway: Ipv4Addr) -> Result<(), Error> {
+        unless(self.default_route(libc::NLM_F_EXCL, link, gateway), &[Errno::EEXIST])
+    }
+
+    fn default_route(&mut self, flags: i32, link: u32, gateway: Ipv4Addr) -> Result<(), Error> {
+        let mut header = [0; HEADER];
+        header[0] = family_octet(libc::AF_INET);
+        header[4] = libc::RT_TABLE_MAIN;
+        header[5] = PROTOCOL;
+        header[6] = libc::RT_SCOPE_UNIVERSE;
+        header[7] = libc::RTN_UNICAST;
+        let flags = flag(libc::NLM_F_CREATE | flags);
+        let mut message = Message::new(libc::RTM_NEWROUTE, flags, &header);
+        message.ip(RTA_GATEWAY, gateway.into());
+        message.u32(RTA_OIF, link);
+        self.socket.call(&message).map_err(|fault| {
+            fault.during(format_args!("set the default route to {gateway} by device {link}"))
+        })
+    }
+
     /// Adds an on-link route, after existing ones to the same destination. An existing one is not
     /// an error.
     pub fn add_connected_route(&mut self, link: u32, destination: IpNet) -> Result<(), Error> {
@@ -96,12 +124,13 @@ impl Route {
     }
 }
 
-/// Whether a message is about a route of IPv4 multicast or of IPv6 link-local addresses.
+/// Whether a message is about a default route, or a route of IPv4 multicast or of IPv6 link-local
+/// addresses.
 pub(crate) fn is_of_interest(frame: &Frame<'_>) -> bool {
     match frame.attributes(HEADER).find(RTA_DST).and_then(Attribute::ip) {
         Some(IpAddr::V4(destination)) => destination.is_multicast(),
         Some(IpAddr::V6(destination)) => destination.is_unicast_link_local(),
-        None => false,
+        None => frame.octet(1) == 0,
     }
 }
 
@@ -123,5 +152,6 @@ pub(crate) fn parse(frame: &Frame<'_>) -> Option<IpRoute> {
         destination: IpNet::new(destination, frame.octet(1)).ok()?,
         link: attributes.find(RTA_OIF).and_then(Attribute::u32)?,
         connected: attributes.find(RTA_GATEWAY).is_none() && attributes.find(RTA_VIA).is_none(),
+        gateway: attributes.find(RTA_GATEWAY).and_then(Attribute::ip),
     })
 }

@@ -4,7 +4,8 @@
 //! wait has a deadline.
 //!
 //! * [`Route`] is rtnetlink: devices, FDBs and MDBs, addresses, routes.
-//! * [`IgmpMldFilter`], [`GroupFilter`] and [`UnderlayFilter`] are nf_tables filters.
+//! * [`IgmpMldFilter`], [`GroupFilter`], [`UnderlayFilter`] and [`WayOutFilter`] are nf_tables
+//!   filters.
 //! * [`EventCopies`] is an nf_tables rule that sends clones.
 //! * [`Monitor`] reports that something changed.
 //! * [`Namespace`] and [`NamedNamespaces`] are the network namespaces in which all of them work.
@@ -21,6 +22,7 @@ mod event_copies;
 mod fdb;
 #[cfg(test)]
 mod fuzz;
+mod gateway_rules;
 mod group_filter;
 mod group_querier;
 mod igmp_mld_filter;
@@ -42,6 +44,7 @@ mod socket;
 mod underlay_filter;
 mod veth;
 mod vxlan;
+mod way_out;
 mod wire;
 
 pub use address::Address;
@@ -50,9 +53,10 @@ pub use chosen_sources::ChosenSources;
 pub use error::{Error, Fault};
 pub use event_copies::EventCopies;
 pub use fdb::Pinned;
+pub use gateway_rules::Gateways;
 pub use group_filter::{Filtering, GroupFilter};
 pub use group_querier::GroupQuerier;
-pub use igmp_mld_filter::{IgmpMldFilter, Installed};
+pub use igmp_mld_filter::{IgmpMldFilter, SegmentRules};
 pub use ip_route::IpRoute;
 pub use joins::{JoinMonitor, Joins};
 pub use learned::LearnedEntry;
@@ -71,3 +75,4 @@ pub use underlay_filter::{
 };
 pub use veth::{NewVeth, VethEnd};
 pub use vxlan::{NewVxlan, VxlanSettings};
+pub use way_out::{WayOut, WayOutFilter};

@@ -15,6 +15,11 @@ use crate::wire::{Attribute, Attributes, Frame, LINK_HEADER, Message, link_heade
 /// An Ethernet address.
 pub type Mac = [u8; 6];
 
+/// `AF_INET`, as an attribute type in `IFLA_AF_SPEC`.
+const AF_INET: u16 = 2;
+/// The settings in `ipv4/conf/` of a device, in the order of `IPV4_DEVCONF_*` (`linux/ip.h`), which
+/// begins with `forwarding`.
+const IFLA_INET_CONF: u16 = 1;
 /// `AF_INET6`, as an attribute type in `IFLA_AF_SPEC`.
 const AF_INET6: u16 = 10;
 /// The settings in `ipv6/conf/` of a device, indexed as in `linux/ipv6.h`.
@@ -49,6 +54,8 @@ pub struct Link {
     pub peer: Option<Peer>,
     /// Whether the kernel does duplicate address detection for new IPv6 addresses (`accept_dad`).
     pub detects_duplicates: bool,
+    /// Whether the kernel routes IPv4 packets that come in by it (`ipv4/conf/*/forwarding`).
+    pub forwards: bool,
     /// The port settings, if it is a port of a bridge.
     pub port: Option<PortSettings>,
 }
@@ -201,8 +208,15 @@ pub(crate) fn parse(frame: &Frame<'_>) -> Option<Link> {
             namespace: attributes.find(libc::IFLA_LINK_NETNSID).and_then(Attribute::i32),
         }),
         detects_duplicates: ipv6_setting(attributes, ACCEPT_DAD).is_some_and(|accepts| accepts > 0),
+        forwards: forwards(attributes).unwrap_or_default(),
         port: port::parse(information),
     })
+}
+
+fn forwards(attributes: Attributes<'_>) -> Option<bool> {
+    let ipv4 = attributes.find(libc::IFLA_AF_SPEC)?.nested().find(AF_INET)?.nested();
+    let settings = ipv4.find(IFLA_INET_CONF)?;
+    read_array(settings.value, 0).map(|first| i32::from_ne_bytes(first) != 0)
 }
 
 /// One IPv6 setting of a device; `None` if the device has no IPv6 or the kernel no such setting.

@@ -59,15 +59,26 @@ impl Monitor {
         Self::open(namespace, Protocol::Route, &[RTNLGRP_LINK])
     }
 
-    /// Watches devices, their IPv6 addresses, and flood entries. Learned entries come and go with
-    /// the traffic: only many of them count as a change.
+    /// Watches devices, their addresses, default routes, and flood entries. Learned entries come
+    /// and go with the traffic: only many of them count as a change.
     pub fn segment(namespace: &Namespace) -> Result<Self, Error> {
-        Self::open(namespace, Protocol::Route, &[RTNLGRP_LINK, RTNLGRP_NEIGH, RTNLGRP_IPV6_IFADDR])
+        Self::open(
+            namespace,
+            Protocol::Route,
+            &[
+                RTNLGRP_LINK,
+                RTNLGRP_NEIGH,
+                RTNLGRP_IPV4_IFADDR,
+                RTNLGRP_IPV6_IFADDR,
+                RTNLGRP_IPV4_ROUTE,
+            ],
+        )
     }
 
-    /// Watches devices, their addresses, and the routes of IPv4 multicast and of IPv6 link-local
-    /// addresses. Other routes change by thousands in a container that routes. A tentative address
-    /// at first shows only by its IPv6 route (`addrconf_add_linklocal` of `net/ipv6/addrconf.c`).
+    /// Watches devices, their addresses, and three kinds of routes: default routes, those of IPv4
+    /// multicast and those of IPv6 link-local addresses. Other routes change by thousands in a
+    /// container that routes. A tentative address at first shows only by its IPv6 route
+    /// (`addrconf_add_linklocal` of `net/ipv6/addrconf.c`).
     pub fn sandbox(namespace: &Namespace) -> Result<Self, Error> {
         Self::open(
             namespace,

@@ -20,9 +20,9 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sched::{CloneFlags, unshare};
 use shoutd_netlink::{
-    BridgeSettings, DatabaseMonitor, Filtering, GroupFilter, IgmpMldFilter, Join, Kind, LinkChange,
-    MdbEntry, Monitor, NamedNamespaces, Namespace, NewVeth, NewVxlan, Pinned, Route, TunnelGroup,
-    VethEnd,
+    BridgeSettings, DatabaseMonitor, Filtering, Gateways, GroupFilter, IgmpMldFilter, Join, Kind,
+    LinkChange, MdbEntry, Monitor, NamedNamespaces, Namespace, NewVeth, NewVxlan, Pinned, Route,
+    SegmentRules, TunnelGroup, VethEnd,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -254,13 +254,19 @@ fn a_containers_own_routes_are_not_a_change() {
     assert!(hears(&monitor, PATIENCE));
 }
 
+fn limited() -> SegmentRules {
+    let addresses = ["10.9.0.1", "fd00::1"].map(|address| address.parse().unwrap());
+    let gateways = Gateways { mac: [2, 0x73, 0, 0, 0, 1], addresses: addresses.into() };
+    SegmentRules { max_rate: Some(500), gateways: Some(gateways) }
+}
+
 #[test]
 fn a_changed_igmp_mld_filter_is_not_whole() {
     let namespace = namespace();
     let mut igmp_mld_filter = IgmpMldFilter::open(&namespace).unwrap();
     assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_none());
-    igmp_mld_filter.install("tunnel", Some(500)).unwrap();
-    assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_some());
+    igmp_mld_filter.install("tunnel", &limited()).unwrap();
+    assert_eq!(igmp_mld_filter.is_whole("tunnel").unwrap(), Some(limited()));
     assert!(igmp_mld_filter.is_whole("other").unwrap().is_none());
     for damage in [
         "nft flush table bridge shoutd",
@@ -273,7 +279,7 @@ fn a_changed_igmp_mld_filter_is_not_whole() {
     ] {
         run(&namespace, damage);
         assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_none(), "{damage}");
-        igmp_mld_filter.install("tunnel", Some(500)).unwrap();
+        igmp_mld_filter.install("tunnel", &limited()).unwrap();
         assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_some(), "{damage}");
     }
     // Other tables do not matter.
@@ -323,7 +329,7 @@ fn a_group_filter_reads_back_as_installed_and_changed() {
     }
     // The two filters do not affect each other.
     let mut igmp_mld_filter = IgmpMldFilter::open(&namespace).unwrap();
-    igmp_mld_filter.install("tunnel", None).unwrap();
+    igmp_mld_filter.install("tunnel", &SegmentRules::default()).unwrap();
     assert!(igmp_mld_filter.is_whole("tunnel").unwrap().is_some());
     assert_eq!(filter.read("tunnel").unwrap(), Filtering::Whole(groups));
     filter.remove().unwrap();
@@ -363,7 +369,7 @@ fn monitors_report_changes_and_not_traffic() {
     assert!(hears(&monitor, PATIENCE));
 
     assert!(!filters.drain());
-    IgmpMldFilter::open(&segment).unwrap().install("tunnel", Some(500)).unwrap();
+    IgmpMldFilter::open(&segment).unwrap().install("tunnel", &limited()).unwrap();
     assert!(hears(&filters, PATIENCE));
     let mut groups = GroupFilter::open(&segment).unwrap();
     groups.install("tunnel", []).unwrap();

@@ -14,7 +14,7 @@ const LONG_TESTS_PROGRAMS: [(&str, &str); 2] =
     [("/usr/bin/mmdebstrap", "mmdebstrap"), ("/usr/sbin/mke2fs", "e2fsprogs")];
 
 /// Programs that the lab runs, each with its package.
-const PROGRAMS: [(&str, &str); 23] = [
+const PROGRAMS: [(&str, &str); 29] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/docker", "docker.io"),
     ("/usr/bin/containerd", "containerd"),
@@ -40,6 +40,12 @@ const PROGRAMS: [(&str, &str); 23] = [
     ("/usr/bin/dbus-daemon", "dbus-daemon"),
     ("/usr/sbin/ptp4l", "linuxptp"),
     ("/usr/bin/faketime", "faketime"),
+    ("/usr/bin/java", "default-jre-headless"),
+    ("/usr/share/java/jgroups.jar", "libjgroups-java"),
+    ("/usr/bin/gssdp-discover", "gupnp-tools"),
+    ("/usr/bin/ddsperf", "cyclonedds-tools"),
+    ("/usr/bin/python3", "python3"),
+    ("/usr/bin/cc", "gcc"),
 ];
 
 /// Installs what a lab needs and prints what it does.

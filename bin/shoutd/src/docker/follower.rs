@@ -8,7 +8,7 @@ use futures::StreamExt;
 use shoutd_core::events::EventKind;
 use shoutd_core::view::{self, Membership};
 use shoutd_dataplane::UnderlayInterface;
-use shoutd_docker::engine::{DockerNetwork, EngineError, GATEWAY_BRIDGE};
+use shoutd_docker::engine::{DockerNetwork, EngineError, LeadingOut};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -70,7 +70,8 @@ impl EngineFollower {
     async fn follow(&self) -> Result<(), EngineError> {
         self.services.engine.wait_until_serving(PATIENCE).await?;
         let info = self.services.engine.engine_info().await?;
-        self.ensure_gateway_bridge().await?;
+        self.ensure_gateway_bridge(LeadingOut::Docker).await?;
+        self.ensure_way_out().await;
         // Subscribe before the first comparison, so that no event in between is missed.
         let mut events = self.services.engine.network_events(None).await?;
         let mut cluster = self.services.agreement.watch();
@@ -110,9 +111,12 @@ impl EngineFollower {
 
     async fn compare(&self) -> Result<(), EngineError> {
         let mut networks = self.mirrors.reconcile().await?;
-        // `docker network prune` removes it while no container runs.
-        if !networks.iter().any(|network| network.name == GATEWAY_BRIDGE) {
-            networks.push(self.ensure_gateway_bridge().await?);
+        // `docker network prune` removes them while no container is attached.
+        if !has(&networks, LeadingOut::Docker) {
+            networks.push(self.ensure_gateway_bridge(LeadingOut::Docker).await?);
+        }
+        if !has(&networks, LeadingOut::Shoutd) {
+            networks.extend(self.ensure_way_out().await);
         }
         let underlay = self.underlay.borrow().clone();
         let in_use = host_subnets::in_use(&networks, &underlay, &host_subnets::routes().await);
@@ -123,17 +127,37 @@ impl EngineFollower {
         Ok(())
     }
 
-    /// Creates `docker_gwbridge` if it is absent, with its previous subnet, which no network of the
-    /// cluster overlaps. The engine itself would choose a new subnet, and does not know the subnets
-    /// of networks with shoutd's IPAM.
-    async fn ensure_gateway_bridge(&self) -> Result<DockerNetwork, EngineError> {
-        let before = host_subnets::of_gateway_bridge(&self.services.agreement);
-        let bridge = self.services.engine.ensure_gateway_bridge(before).await?;
+    /// Creates a bridge that leads out if it is absent, with its previous subnet, which no network
+    /// of the cluster overlaps. The engine itself would choose a new subnet, and does not know the
+    /// subnets of networks with shoutd's IPAM.
+    async fn ensure_gateway_bridge(&self, which: LeadingOut) -> Result<DockerNetwork, EngineError> {
+        let before = host_subnets::of_gateway_bridge(&self.services.agreement, which);
+        let bridge = self.services.engine.ensure_gateway_bridge(which, before).await?;
         if bridge.created {
-            let text = "created for the containers' external connectivity, so that its subnet is \
-                        known in advance";
-            self.services.events.note(EventKind::NetworkMade, GATEWAY_BRIDGE, text);
+            let text = match which {
+                LeadingOut::Docker => {
+                    "created for containers that publish ports, so that its subnet is known in \
+                     advance"
+                }
+                LeadingOut::Shoutd => "created for the containers' external connectivity",
+            };
+            self.services.events.note(EventKind::NetworkMade, which.name(), text);
         }
         Ok(bridge.network)
     }
+
+    /// The way out of shoutd's networks. Without it, Docker gives containers its own.
+    async fn ensure_way_out(&self) -> Option<DockerNetwork> {
+        match self.ensure_gateway_bridge(LeadingOut::Shoutd).await {
+            Ok(network) => Some(network),
+            Err(error) => {
+                warn!("containers get Docker's way out, as a second interface: {error}");
+                None
+            }
+        }
+    }
+}
+
+fn has(networks: &[DockerNetwork], which: LeadingOut) -> bool {
+    networks.iter().any(|network| network.name == which.name())
 }

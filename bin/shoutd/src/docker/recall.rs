@@ -105,6 +105,8 @@ async fn found_endpoint(
         mac,
         sandbox: Some(sandbox),
         multicast_routes: BTreeSet::new(),
+        interface_name: None,
+        default_route: None,
         created: clock::now(),
         left: None,
         container: None,

@@ -9,7 +9,7 @@ use shoutd_core::cluster::{Command, HostRoute, ReportedSubnet, with_routes};
 use shoutd_core::events::EventKind;
 use shoutd_core::mirror::DRIVER;
 use shoutd_dataplane::{UnderlayInterface, host_routes};
-use shoutd_docker::engine::{DockerNetwork, GATEWAY_BRIDGE};
+use shoutd_docker::engine::{DockerNetwork, LeadingOut};
 use tracing::warn;
 
 use crate::api::events::Events;
@@ -31,7 +31,7 @@ pub fn in_use(
         let subnets = network.ipam.configs.iter().filter_map(|config| config.subnet);
         // Ignore 0.0.0.0/0 of the `null` IPAM driver.
         subnets.filter(|subnet| subnet.prefix_len() > 0).map(|subnet| {
-            let exclusive = network.name == GATEWAY_BRIDGE;
+            let exclusive = leads_out(&network.name);
             let user = if exclusive {
                 network.name.clone()
             } else {
@@ -49,7 +49,7 @@ pub fn in_use(
 /// Whether this is the name of a bridge of Docker, whose subnet the engine reports.
 fn is_dockers(interface: &str) -> bool {
     interface == "docker0"
-        || interface == GATEWAY_BRIDGE
+        || leads_out(interface)
         || interface.strip_prefix("br-").is_some_and(is_short_id)
 }
 
@@ -72,13 +72,19 @@ pub async fn routes() -> Vec<HostRoute> {
     }
 }
 
-/// The last reported IPv4 subnet of this host's `docker_gwbridge`.
-pub fn of_gateway_bridge(agreement: &Agreement) -> Option<IpNet> {
+/// Whether this is the name of a bridge by which containers reach the world: one whose subnet
+/// overlaps that of a network breaks that network's containers.
+fn leads_out(name: &str) -> bool {
+    [LeadingOut::Docker, LeadingOut::Shoutd].iter().any(|which| which.name() == name)
+}
+
+/// The last reported IPv4 subnet of this host's bridge.
+pub fn of_gateway_bridge(agreement: &Agreement, which: LeadingOut) -> Option<IpNet> {
     let cluster = agreement.cluster();
     let reported = &cluster.hosts.get(&agreement.me)?.subnets;
     let bridge = reported
         .iter()
-        .find(|reported| reported.user == GATEWAY_BRIDGE && reported.subnet.addr().is_ipv4());
+        .find(|reported| reported.user == which.name() && reported.subnet.addr().is_ipv4());
     bridge.map(|reported| reported.subnet)
 }
 

@@ -166,7 +166,7 @@ fn keepalived(host: &Host, name: &str, rank: Rank, option: &str) -> Result<Vec<S
     host.sh(&format!(
         "cat > /run/{name}.conf <<'END'
 vrrp_instance one {{
- interface shout0
+ interface eth0
  state BACKUP
  virtual_router_id 51
  priority {priority}
@@ -195,7 +195,7 @@ fn ucarp(end: &End, rank: Rank) -> Result<Vec<String>> {
         done"
     ))?;
     let command = format!(
-        "ucarp --interface=shout0 --srcip={} --vhid=7 --pass=secret --addr={VIRTUAL} \
+        "ucarp --interface=eth0 --srcip={} --vhid=7 --pass=secret --addr={VIRTUAL} \
          --advskew={skew} --advbase={INTERVAL} --preempt --upscript=/run/bench-up \
          --downscript=/run/bench-down",
         end.address

@@ -14,7 +14,7 @@ mod subnets;
 mod takeover;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 pub use admission::{Admissions, Authority, Pass, RemovedHost, Token};
@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use subnets::{HostRoute, with_routes};
 
 use crate::limits::VNI_FIRST;
-use crate::plane::{multicast_routes, resolves_names};
+use crate::plane::{INTERFACE_PREFIX, interface_prefix, multicast_routes, resolves_names};
 use crate::{ClusterId, HostId, NetworkId, Vni};
 
 /// The agreed state.
@@ -167,6 +167,17 @@ pub struct DescribedSubnet {
 }
 
 impl Network {
+    /// The gateway of the subnet of the IPv4 address among these; `None` if the network has no way
+    /// out (`--internal`).
+    pub fn gateway_of(&self, addresses: &BTreeSet<IpNet>) -> Option<Ipv4Addr> {
+        let address = addresses.iter().map(IpNet::addr).find(IpAddr::is_ipv4)?;
+        let pool = self.pool_of(address).filter(|_| !self.settings.internal)?;
+        match pool.gateway? {
+            IpAddr::V4(gateway) => Some(gateway),
+            IpAddr::V6(_) => None,
+        }
+    }
+
     /// The pool that contains this address.
     pub fn pool_of(&self, address: IpAddr) -> Option<&Pool> {
         self.settings.pools.iter().find(|pool| pool.subnet.contains(&address))
@@ -250,6 +261,13 @@ impl Cluster {
     pub fn network_named(&self, name: &str) -> Option<(&NetworkId, &Arc<Network>)> {
         let mut kept = self.networks.iter().filter(|(_, network)| !network.removing);
         kept.find(|(_, network)| network.description.as_ref().is_some_and(|d| d.name == name))
+    }
+
+    /// The prefix of the name of a container's interface on a network.
+    pub fn interface_prefix(&self, id: &NetworkId) -> &str {
+        self.networks
+            .get(id)
+            .map_or(INTERFACE_PREFIX, |known| interface_prefix(&known.settings.options))
     }
 
     /// The multicast routes of a network; empty if the network is not known.

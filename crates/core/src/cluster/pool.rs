@@ -13,8 +13,8 @@ use crate::HostId;
 pub struct Pool {
     /// The subnet, without host bits.
     pub subnet: IpNet,
-    /// The address that Docker reserved for the gateway. No endpoint gets it: the containers' way
-    /// out is each host's `docker_gwbridge`.
+    /// The address of the gateway, which is on the segment of every host, unless the network is
+    /// internal. No endpoint gets it.
     pub gateway: Option<IpAddr>,
     /// The addresses that the user reserved (`--aux-address`), by name.
     pub auxiliary: BTreeMap<String, IpAddr>,

@@ -1,8 +1,11 @@
 //! The reconciler's steps. Each is small enough that a crash between any two leaves a state that
 //! the next observation understands.
 
-use std::net::IpAddr;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+
+use ipnet::{IpNet, Ipv4Net};
 
 use super::{DeviceName, Port, UnderlayFilter, Vtep};
 use crate::{NetworkId, Vni};
@@ -57,6 +60,45 @@ pub enum Action {
         vni: Vni,
         /// Multicast and broadcast packets per second that each local endpoint may send.
         max_rate: Option<u32>,
+        /// The gateways to protect.
+        gateways: BTreeSet<IpAddr>,
+    },
+    /// Set the bridge's addresses to these, and have it route if there are any. Other addresses are
+    /// removed, except for link-local ones.
+    TuneGateways {
+        /// The segment.
+        vni: Vni,
+        /// The gateways, with the prefix lengths of their subnets.
+        addresses: BTreeSet<IpNet>,
+    },
+    /// Install the filter of the segment's way out as a whole, and replace what is there of it.
+    InstallWayOutFilter {
+        /// The segment.
+        vni: Vni,
+    },
+    /// Create the uplink's veth pair, with its owner tag, down.
+    CreateUplink {
+        /// The segment.
+        vni: Vni,
+        /// Goes into the owner tag.
+        network: NetworkId,
+    },
+    /// Set all attributes of the uplink's two ends and the segment's default route, attach it to
+    /// the way-out bridge and bring it up.
+    TuneUplink {
+        /// The segment.
+        vni: Vni,
+        /// The only address of the end in the segment.
+        address: Ipv4Net,
+        /// The gateway of the default route: the way-out bridge.
+        router: Ipv4Addr,
+        /// In octets.
+        mtu: u16,
+    },
+    /// Delete the uplink.
+    DeleteUplink {
+        /// The segment.
+        vni: Vni,
     },
     /// Create the VXLAN device, with its owner tag, down and not in the bridge.
     CreateTunnel {
@@ -97,7 +139,7 @@ pub enum Action {
         remote: IpAddr,
     },
     /// Create an endpoint's veth pair with one end in the bridge, up, and the other in `place`. In
-    /// a sandbox, also set addresses and route and bring it up, as Docker would.
+    /// a sandbox, also set addresses and routes and bring it up, as Docker would.
     CreatePort {
         /// The segment.
         vni: Vni,
@@ -172,6 +214,11 @@ impl Action {
             | Self::CreateBridge { vni, .. }
             | Self::TuneBridge { vni, .. }
             | Self::InstallIgmpMldFilter { vni, .. }
+            | Self::TuneGateways { vni, .. }
+            | Self::InstallWayOutFilter { vni }
+            | Self::CreateUplink { vni, .. }
+            | Self::TuneUplink { vni, .. }
+            | Self::DeleteUplink { vni }
             | Self::CreateTunnel { vni, .. }
             | Self::DeleteTunnel { vni }
             | Self::TuneTunnel { vni, .. }
@@ -184,5 +231,18 @@ impl Action {
             | Self::ForgetLearned { vni }
             | Self::DeletePort { vni, .. } => Some(*vni),
         }
+    }
+
+    /// Whether it is about the way out of a segment only: if it fails, containers still reach each
+    /// other.
+    pub fn is_of_way_out(&self) -> bool {
+        matches!(
+            self,
+            Self::TuneGateways { .. }
+                | Self::InstallWayOutFilter { .. }
+                | Self::CreateUplink { .. }
+                | Self::TuneUplink { .. }
+                | Self::DeleteUplink { .. }
+        )
     }
 }

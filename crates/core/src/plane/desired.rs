@@ -1,15 +1,16 @@
 //! The desired state of one host's kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
-use super::options::{learns, max_rate};
-use super::{DeviceName, UnderlayFilter};
+use super::gateway;
+use super::options::{interface_prefix, learns, max_rate};
+use super::{DeviceName, InterfaceName, UnderlayFilter};
 use crate::advertise::{AdvertisedNetwork, PeerStates};
 use crate::cluster::{Cluster, Network};
 use crate::limits::{MTU_MIN, OVERHEAD_IPV4, OVERHEAD_IPV6, PORT};
@@ -54,11 +55,24 @@ pub struct Segment {
     /// Multicast and broadcast packets per second that each local endpoint may send; `None` for no
     /// limit.
     pub max_rate: Option<u32>,
+    /// The addresses of its gateways, with the prefix lengths of their subnets; empty if it has no
+    /// way out.
+    pub gateways: BTreeSet<IpNet>,
     /// The local endpoints.
     pub ports: BTreeMap<DeviceName, Port>,
 }
 
 impl Segment {
+    /// Whether its containers reach the world by its gateways.
+    pub fn has_way_out(&self) -> bool {
+        self.gateways.iter().any(|gateway| gateway.addr().is_ipv4())
+    }
+
+    /// The gateways' addresses.
+    pub fn gateway_addresses(&self) -> BTreeSet<IpAddr> {
+        self.gateways.iter().map(IpNet::addr).collect()
+    }
+
     /// A segment without endpoints and remotes, and with default options.
     pub fn empty(network: NetworkId, mtu: u16, vtep: Vtep) -> Self {
         Self {
@@ -71,6 +85,7 @@ impl Segment {
             remote_macs: BTreeMap::new(),
             learning: true,
             max_rate: None,
+            gateways: BTreeSet::new(),
             ports: BTreeMap::new(),
         }
     }
@@ -88,10 +103,12 @@ impl Segment {
             remote_macs: _,
             learning,
             max_rate,
+            gateways,
             ports,
         } = self;
         (network, mtu, vtep, remotes) == (&other.network, &other.mtu, &other.vtep, &other.remotes)
             && (learning, max_rate, ports) == (&other.learning, &other.max_rate, &other.ports)
+            && *gateways == other.gateways
     }
 }
 
@@ -118,6 +135,10 @@ pub struct Port {
     /// The multicast prefixes with a connected route on this interface. Each is on only one
     /// interface of a container.
     pub multicast_routes: BTreeSet<Ipv4Net>,
+    /// How its interface is named in its container.
+    pub name: InterfaceName,
+    /// The gateway of the container's default route, if Docker was given one for this endpoint.
+    pub default_route: Option<Ipv4Addr>,
     /// The file of the container's namespace once Docker has been given the interface. Before that,
     /// the container's end is in the host's namespace.
     pub sandbox: Option<PathBuf>,
@@ -212,7 +233,7 @@ pub fn desired(
         });
         // An endpoint that moved here may still be advertised by another host.
         segment.remote_macs.remove(&endpoint.mac);
-        segment.ports.insert(DeviceName::port(id), port(id, endpoint));
+        segment.ports.insert(DeviceName::port(id), port(id, endpoint, network));
     }
     cache.networks.retain(|vni, _| segments.contains_key(vni));
     Desired { underlay_filter: None, segments, untold }
@@ -238,6 +259,7 @@ fn segment_without_ports(
         elsewhere,
         learning: learns(options),
         max_rate: max_rate(options),
+        gateways: gateway::gateways(network),
         ..Segment::empty(id.clone(), mtu, vtep)
     }
 }
@@ -310,13 +332,16 @@ fn remote_macs(others: &[RemoteHost]) -> BTreeMap<MacAddress, IpAddr> {
     places.into_iter().filter_map(|(mac, place)| Some((mac, place?))).collect()
 }
 
-fn port(id: &EndpointId, endpoint: &Endpoint) -> Port {
+fn port(id: &EndpointId, endpoint: &Endpoint, network: &Network) -> Port {
+    let numbered = || InterfaceName::numbered(interface_prefix(&network.settings.options));
     Port {
         endpoint: id.clone(),
         container_name: DeviceName::container(id),
         mac: endpoint.mac,
         addresses: endpoint.addresses.clone(),
         multicast_routes: endpoint.multicast_routes.clone(),
+        name: endpoint.interface_name.clone().map_or_else(numbered, InterfaceName::Fixed),
+        default_route: endpoint.default_route,
         sandbox: endpoint.sandbox.clone(),
     }
 }

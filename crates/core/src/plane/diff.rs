@@ -6,8 +6,11 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use ipnet::Ipv4Net;
+
+use super::gateway::{plan_gateways, uplink_addresses};
 use super::{
-    Action, ContainerEnd, Desired, DeviceName, GROUPS_MAX, IGMP_VERSION,
+    Action, ContainerEnd, Desired, DeviceName, GATEWAY_MAC, GROUPS_MAX, IGMP_VERSION,
     MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Observed, ObservedBridge,
     ObservedPort, ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, OwnerTag, Place, Port,
     Segment,
@@ -33,9 +36,10 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Action> {
             plan.push(Action::DeleteSegment { vni });
         }
     }
+    let uplinks = uplink_addresses(desired, observed);
     for (&vni, segment) in &desired.segments {
         if !observed.unreadable_segments.contains_key(&vni) {
-            plan_segment(vni, segment, observed, &mut plan);
+            plan_segment(vni, segment, observed, uplinks.get(&vni).copied(), &mut plan);
         }
     }
     plan
@@ -51,7 +55,13 @@ fn plan_underlay_filter(desired: &Desired, observed: &Observed) -> Option<Action
     }
 }
 
-fn plan_segment(vni: Vni, desired: &Segment, observed: &Observed, plan: &mut Vec<Action>) {
+fn plan_segment(
+    vni: Vni,
+    desired: &Segment,
+    observed: &Observed,
+    uplink: Option<Ipv4Net>,
+    plan: &mut Vec<Action>,
+) {
     let empty = ObservedSegment::default();
     let found = observed.segments.get(&vni);
     let stale = found.is_some_and(|segment| is_of_another_network(segment, desired));
@@ -69,15 +79,25 @@ fn plan_segment(vni: Vni, desired: &Segment, observed: &Observed, plan: &mut Vec
     let desired = &*desired;
 
     plan_bridge(vni, desired, current.bridge.as_ref(), plan);
-    if !current.igmp_mld_filter || current.max_rate != desired.max_rate {
-        plan.push(Action::InstallIgmpMldFilter { vni, max_rate: desired.max_rate });
+    if !has_filter(current, desired) {
+        let (max_rate, gateways) = (desired.max_rate, desired.gateway_addresses());
+        plan.push(Action::InstallIgmpMldFilter { vni, max_rate, gateways });
     }
+    // Before the ports, so that a container's first packet finds its gateway.
+    plan_gateways(vni, desired, current, (observed.way_out.as_ref(), uplink), plan);
     plan_tunnel(vni, desired, current, plan);
     plan_ports(vni, desired, current, &observed.missing_sandboxes, plan);
     // After learning was disabled, so that nothing is learned again.
     if !desired.learning && current.learned.count > 0 {
         plan.push(Action::ForgetLearned { vni });
     }
+}
+
+/// Whether the IGMP/MLD filter is intact and has the segment's settings.
+fn has_filter(current: &ObservedSegment, desired: &Segment) -> bool {
+    current.igmp_mld_filter
+        && current.max_rate == desired.max_rate
+        && current.gateways == desired.gateway_addresses()
 }
 
 /// The current MTU, if it must not be raised yet. After a start of the daemon, a host that has not
@@ -116,6 +136,7 @@ fn plan_bridge(
 
 fn is_tuned_bridge(bridge: &ObservedBridge, mtu: u16) -> bool {
     bridge.mtu == mtu
+        && bridge.mac == GATEWAY_MAC
         && bridge.up
         && bridge.snooping
         && bridge.querier

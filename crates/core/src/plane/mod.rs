@@ -10,6 +10,7 @@ mod change;
 mod desired;
 mod diff;
 mod forwarding;
+mod gateway;
 mod learning;
 mod observed;
 mod options;
@@ -28,14 +29,16 @@ pub use desired::{
 };
 pub use diff::diff;
 pub use forwarding::{Destination, Filter, Forwarding, UNREGISTERED};
+pub use gateway::{GATEWAY_MAC, ObservedUplink, ObservedWayOut, UPLINK, UplinkFar, WAY_OUT_BRIDGE};
 pub use learning::{Learned, Learning, Suspension};
 pub use observed::{
     ContainerEnd, Dropped, Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel,
     ObservedUnderlayFilter,
 };
 pub use options::{
-    ALL_MULTICAST, InvalidOption, MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION,
-    check_options, multicast_routes, resolves_names, resolves_public_names,
+    ALL_MULTICAST, INTERFACE_PREFIX, InvalidOption, MAC_MOVES_OPTION, MAX_RATE_OPTION,
+    MULTICAST_ROUTE_OPTION, check_options, interface_prefix, multicast_routes, resolves_names,
+    resolves_public_names,
 };
 pub use tier::{Tier, UnknownTier};
 pub use underlay::{UnderlayFilter, underlay_filter};
@@ -49,8 +52,6 @@ use crate::{EndpointId, InvalidId, NetworkId, Vni};
 pub const BRIDGE: &str = "shoutbr0";
 /// Name of every segment's VXLAN device.
 pub const TUNNEL: &str = "shoutvx0";
-/// The prefix of the interface's name inside the container; Docker appends a number.
-pub const CONTAINER_PREFIX: &str = "shout";
 
 /// `mcast_igmp_version` of every bridge: IGMPv3 (RFC 3376), for source filters.
 pub const IGMP_VERSION: u8 = 3;
@@ -122,6 +123,11 @@ impl DeviceName {
         Self(format!("shc{}", endpoint.short()))
     }
 
+    /// The end of a segment's uplink in the host's namespace.
+    pub fn uplink(vni: Vni) -> Self {
+        Self(format!("shg{vni}"))
+    }
+
     /// The VXLAN device of a segment.
     pub fn tunnel() -> Self {
         Self(TUNNEL.to_owned())
@@ -153,11 +159,43 @@ impl FromStr for DeviceName {
     }
 }
 
+/// How an endpoint's interface is named in its container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum InterfaceName {
+    /// As the user asked: the endpoint's option `com.docker.network.endpoint.ifname`, from Docker
+    /// 28 on.
+    Fixed(DeviceName),
+    /// This prefix and the first free number, as Docker does it.
+    Numbered {
+        /// The prefix.
+        prefix: String,
+    },
+}
+
+impl InterfaceName {
+    /// A name with this prefix.
+    pub fn numbered(prefix: &str) -> Self {
+        Self::Numbered { prefix: prefix.to_owned() }
+    }
+
+    /// The name for an interface of a container that has interfaces with these names.
+    pub fn choose(&self, taken: &[String]) -> String {
+        match self {
+            Self::Fixed(name) => name.to_string(),
+            Self::Numbered { prefix } => {
+                let names = (0..=taken.len()).map(|number| format!("{prefix}{number}"));
+                let mut free = names.filter(|name| !taken.contains(name));
+                free.next().unwrap_or_else(|| prefix.clone())
+            }
+        }
+    }
+}
+
 /// The mark by which shoutd knows what it created, in a device's `IFLA_IFALIAS`. Nothing without an
 /// owner tag is ever deleted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum OwnerTag {
-    /// A bridge or a VXLAN device of this network.
+    /// A bridge, a VXLAN device or an end of the uplink of this network.
     Network(NetworkId),
     /// Either end of this endpoint's veth pair.
     Endpoint(EndpointId),

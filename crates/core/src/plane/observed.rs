@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{DeviceName, Learned, OwnerTag, Place, UnderlayFilter};
+use super::{DeviceName, Learned, ObservedUplink, ObservedWayOut, OwnerTag, Place, UnderlayFilter};
 use crate::{MacAddress, NetworkId, Vni};
 
 /// The underlay filter and all segments of this host.
@@ -14,6 +14,8 @@ use crate::{MacAddress, NetworkId, Vni};
 pub struct Observed {
     /// The underlay filter.
     pub underlay_filter: ObservedUnderlayFilter,
+    /// The way-out bridge, if it exists and has an IPv4 address.
+    pub way_out: Option<ObservedWayOut>,
     /// The namespaces whose names are those of segments, by the VNI in the name.
     pub segments: BTreeMap<Vni, ObservedSegment>,
     /// The queried sandboxes whose path is not, or no longer, a network namespace.
@@ -153,6 +155,12 @@ pub struct ObservedSegment {
     pub igmp_mld_filter: bool,
     /// Multicast and broadcast packets per second that the filter lets each endpoint send.
     pub max_rate: Option<u32>,
+    /// The gateways that the filter protects.
+    pub gateways: BTreeSet<IpAddr>,
+    /// Whether the filter of the way out is intact.
+    pub way_out_filter: bool,
+    /// The uplink, if shoutd created a device with its name.
+    pub uplink: Option<ObservedUplink>,
     /// The flood entries: the VTEPs in the all-zero FDB entry of the VXLAN device.
     pub flood: BTreeSet<IpAddr>,
     /// The learned MAC addresses.
@@ -170,6 +178,7 @@ impl ObservedSegment {
         let is_used = self.bridge.is_some()
             || self.tunnel.is_some()
             || self.igmp_mld_filter
+            || self.uplink.is_some()
             || !self.ports.is_empty();
         is_used || self.foreign.is_empty()
     }
@@ -189,6 +198,12 @@ impl ObservedSegment {
 pub struct ObservedBridge {
     /// The owner tag in its alias; `None` if it is incomplete.
     pub mark: Option<OwnerTag>,
+    /// Its MAC address.
+    pub mac: MacAddress,
+    /// Its addresses, without IPv6 link-local ones.
+    pub addresses: BTreeSet<IpNet>,
+    /// Whether the kernel routes IPv4 packets that come in by it.
+    pub forwards: bool,
     /// Its MTU in octets.
     pub mtu: u16,
     /// Whether it is up.
@@ -209,8 +224,8 @@ pub struct ObservedBridge {
     pub membership_interval: u64,
     /// The limit for learned MAC addresses, 0 for none; `None` if the kernel cannot limit them.
     pub learned_max: Option<u32>,
-    /// Whether it has an IPv6 link-local address, which it needs to send MLD queries; true if the
-    /// kernel has no IPv6.
+    /// Whether it has the IPv6 link-local address of its MAC address, which it needs to send MLD
+    /// queries; true if the kernel has no IPv6.
     pub link_local: bool,
 }
 

@@ -19,6 +19,12 @@ pub const MULTICAST_ROUTE_OPTION: &str = "shoutd.multicast-route";
 /// `off`: containers do not resolve names of containers on other hosts. `all`: they also resolve
 /// names that may exist in the public DNS. Default `on`.
 pub const NAMES_OPTION: &str = "shoutd.names";
+/// The prefix of the interface's name inside a container; Docker appends a number.
+pub const INTERFACE_PREFIX_OPTION: &str = "shoutd.interface-prefix";
+/// The default of the option `shoutd.interface-prefix`, as on Docker's own networks.
+pub const INTERFACE_PREFIX: &str = "eth";
+/// Octets of a prefix: Docker's number needs the rest of an interface's name (`IFNAMSIZ`).
+const INTERFACE_PREFIX_MAX: usize = 12;
 /// All IPv4 multicast (RFC 5771).
 pub const ALL_MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
 /// Multicast prefixes per network. Each becomes a route in each container.
@@ -26,16 +32,22 @@ const ROUTES_MAX: usize = 16;
 /// Names the network of the cluster for which a Docker network is a mirror. Set by shoutd, not by
 /// users.
 const NETWORK_OPTION: &str = "shoutd.network";
-const KNOWN: [&str; 5] =
-    [MAC_MOVES_OPTION, MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, NAMES_OPTION, NETWORK_OPTION];
+const KNOWN: [&str; 6] = [
+    INTERFACE_PREFIX_OPTION,
+    MAC_MOVES_OPTION,
+    MAX_RATE_OPTION,
+    MULTICAST_ROUTE_OPTION,
+    NAMES_OPTION,
+    NETWORK_OPTION,
+];
 
 /// An option that is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidOption {
     /// The option does not exist.
     #[error(
-        "shoutd has no option {name}; it has {MAC_MOVES_OPTION}, {MAX_RATE_OPTION}, \
-         {MULTICAST_ROUTE_OPTION} and {NAMES_OPTION}"
+        "shoutd has no option {name}; it has {INTERFACE_PREFIX_OPTION}, {MAC_MOVES_OPTION}, \
+         {MAX_RATE_OPTION}, {MULTICAST_ROUTE_OPTION} and {NAMES_OPTION}"
     )]
     Unknown {
         /// Its name.
@@ -96,6 +108,15 @@ pub fn check_options(options: &BTreeMap<String, String>) -> Result<(), InvalidOp
     {
         return refuse(MAC_MOVES_OPTION, value, "on or off");
     }
+    if let Some(value) = options.get(INTERFACE_PREFIX_OPTION)
+        && !is_interface_prefix(value)
+    {
+        return refuse(
+            INTERFACE_PREFIX_OPTION,
+            value,
+            "1 to 12 of the characters a-z, A-Z, 0-9, _ and -, such as shout",
+        );
+    }
     if let Some(value) = options.get(NAMES_OPTION)
         && !matches!(value.as_str(), "on" | "off" | "all")
     {
@@ -126,6 +147,17 @@ fn refuse(name: &'static str, value: &str, expected: &'static str) -> Result<(),
 /// Whether MAC addresses that are not an endpoint's are learned, and may move.
 pub(super) fn learns(options: &BTreeMap<String, String>) -> bool {
     options.get(MAC_MOVES_OPTION).is_none_or(|value| value != "off")
+}
+
+/// The prefix of the interface's name inside a container.
+pub fn interface_prefix(options: &BTreeMap<String, String>) -> &str {
+    let given = options.get(INTERFACE_PREFIX_OPTION).map(String::as_str);
+    given.filter(|prefix| is_interface_prefix(prefix)).unwrap_or(INTERFACE_PREFIX)
+}
+
+fn is_interface_prefix(text: &str) -> bool {
+    let is_valid = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'_' | b'-');
+    (1..=INTERFACE_PREFIX_MAX).contains(&text.len()) && text.bytes().all(is_valid)
 }
 
 /// Whether names of containers on other hosts are resolved.
@@ -193,6 +225,8 @@ mod tests {
             (MULTICAST_ROUTE_OPTION, "239.0.0.0/8,224.0.1.129/32"),
             (NAMES_OPTION, "on"),
             (NAMES_OPTION, "off"),
+            (INTERFACE_PREFIX_OPTION, "shout"),
+            (INTERFACE_PREFIX_OPTION, "twelve-chars"),
             ("com.docker.network.driver.mtu", "1400"),
             ("shoutdx", "whatever"),
         ];
@@ -240,14 +274,20 @@ mod tests {
                 "{value}"
             );
         }
+        for value in ["", "thirteen-chars", "a b", "a/b", "a.b", "\u{e4}"] {
+            assert!(
+                matches!(check(INTERFACE_PREFIX_OPTION, value), Err(InvalidOption::Value { .. })),
+                "{value}"
+            );
+        }
         assert_eq!(
             check(MAC_MOVES_OPTION, "no").unwrap_err().to_string(),
             "option shoutd.mac-moves cannot be \"no\": give on or off"
         );
         assert_eq!(
             check("shoutd.max_rate", "5").unwrap_err().to_string(),
-            "shoutd has no option shoutd.max_rate; it has shoutd.mac-moves, shoutd.max-rate, \
-             shoutd.multicast-route and shoutd.names"
+            "shoutd has no option shoutd.max_rate; it has shoutd.interface-prefix, \
+             shoutd.mac-moves, shoutd.max-rate, shoutd.multicast-route and shoutd.names"
         );
     }
 }

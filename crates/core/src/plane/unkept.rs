@@ -79,7 +79,7 @@ const KNOWN: [Known; 8] = [
     Known {
         names: &["com.docker.network.bridge.enable_ip_masquerade"],
         asks: Asks::IfFalse,
-        instead: "docker_gwbridge masquerades outgoing traffic",
+        instead: "outgoing traffic is masqueraded",
         remedy: "leave it out, or use --internal for a network without a way out",
     },
     Known {
@@ -88,13 +88,13 @@ const KNOWN: [Known; 8] = [
             "com.docker.network.bridge.gateway_mode_ipv6",
         ],
         asks: Asks::UnlessOneOf(&["nat"]),
-        instead: "the way out is docker_gwbridge, with NAT",
+        instead: "containers reach the world by NAT",
         remedy: "leave it out, or use --internal for a network without a way out",
     },
     Known {
         names: &["com.docker.network.host_ipv4", "com.docker.network.host_ipv6"],
         asks: Asks::UnlessOneOf(&[]),
-        instead: "docker_gwbridge sets the source address of outgoing traffic",
+        instead: "the host's routes set the source address of outgoing traffic",
         remedy: "leave it out",
     },
     Known {

@@ -1,15 +1,16 @@
 //! Executing actions. The last step of a creation sets the device's owner tag, so a tagged device
 //! is complete. Later actions tune it.
 
+use std::collections::BTreeSet;
 use std::net::Ipv6Addr;
 use std::path::Path;
 
 use ipnet::{IpNet, Ipv6Net};
 use shoutd_core::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, TUNNEL_ADDRESSES_MAX};
 use shoutd_core::plane::{
-    Action, BRIDGE, CONTAINER_PREFIX, DeviceName, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL,
+    Action, BRIDGE, DeviceName, GATEWAY_MAC, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL,
     MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, OwnerTag, Place, Port,
-    TUNNEL, Vtep, namespace_name,
+    TUNNEL, UPLINK, Vtep, namespace_name,
 };
 use shoutd_core::{NetworkId, Vni};
 use shoutd_netlink::{
@@ -19,6 +20,7 @@ use shoutd_netlink::{
 
 use super::handle::{SandboxHandle, SegmentHandle};
 use super::observe::{is_link_local, multicast_routes};
+use super::way_out::{WAY_OUT, segment_rules};
 use super::{GROUP, LEARNED_READ_MAX, LinuxKernel, is_everywhere, is_ours, write_setting};
 use crate::kernel_error::KernelError;
 
@@ -69,9 +71,21 @@ impl LinuxKernel {
                 }
                 Ok(())
             }
-            Action::InstallIgmpMldFilter { vni, max_rate } => {
-                Ok(self.segment(*vni)?.igmp_mld_filter.install(TUNNEL, *max_rate)?)
+            Action::InstallIgmpMldFilter { vni, max_rate, gateways } => {
+                let rules = segment_rules(*max_rate, gateways);
+                Ok(self.segment(*vni)?.igmp_mld_filter.install(TUNNEL, &rules)?)
             }
+            Action::TuneGateways { vni, addresses } => {
+                self.segment(*vni)?.tune_gateways(*vni, addresses)
+            }
+            Action::InstallWayOutFilter { vni } => {
+                Ok(self.segment(*vni)?.way_out_filter.install(&WAY_OUT)?)
+            }
+            Action::CreateUplink { vni, network } => self.create_uplink(*vni, network),
+            Action::TuneUplink { vni, address, router, mtu } => {
+                self.tune_uplink(*vni, *address, *router, *mtu)
+            }
+            Action::DeleteUplink { vni } => self.segment(*vni)?.delete(*vni, UPLINK),
             Action::CreateTunnel { vni, network, vtep } => self.create_tunnel(*vni, network, *vtep),
             Action::DeleteTunnel { vni } => self.segment(*vni)?.delete(*vni, TUNNEL),
             Action::TuneTunnel { vni, mtu, learning } => {
@@ -113,7 +127,7 @@ impl LinuxKernel {
     }
 
     /// The open segment; opens it by its name if necessary.
-    fn segment(&mut self, vni: Vni) -> Result<&mut SegmentHandle, KernelError> {
+    pub(super) fn segment(&mut self, vni: Vni) -> Result<&mut SegmentHandle, KernelError> {
         let name = namespace_name(vni);
         if !self.segments.contains_key(&vni)
             && let Some(namespace) = self.named.open(&name)?
@@ -171,6 +185,7 @@ impl LinuxKernel {
             segment.route.delete_link(link.index)?;
         }
         segment.igmp_mld_filter.remove()?;
+        segment.way_out_filter.remove()?;
         GroupFilter::open(&segment.namespace)?.remove()?;
         if foreign.is_empty() {
             self.segments.remove(&vni);
@@ -215,7 +230,8 @@ impl LinuxKernel {
             Place::Sandbox(path) => {
                 let route = &mut self.sandbox(path)?.route;
                 delete_remains(route, &tag)?;
-                free_name(route)?
+                let taken: Vec<String> = route.links()?.into_iter().map(|link| link.name).collect();
+                port.name.choose(&taken)
             }
         };
         let far_namespace = match place {
@@ -259,7 +275,7 @@ impl LinuxKernel {
 
 impl SegmentHandle {
     /// A device of ours in this namespace.
-    fn own(&mut self, vni: Vni, name: &str) -> Result<Link, KernelError> {
+    pub(super) fn own(&mut self, vni: Vni, name: &str) -> Result<Link, KernelError> {
         let namespace = namespace_name(vni);
         let link = find(&mut self.route, name, &namespace)?;
         if is_ours(&link) { Ok(link) } else { Err(foreign(&link, namespace)) }
@@ -267,7 +283,7 @@ impl SegmentHandle {
 
     /// Fails if a foreign device has this name. The kernel's "file exists" would not name the
     /// owner.
-    fn refuse_foreign(&mut self, vni: Vni, name: &str) -> Result<(), KernelError> {
+    pub(super) fn refuse_foreign(&mut self, vni: Vni, name: &str) -> Result<(), KernelError> {
         match self.route.link(name)? {
             Some(link) if !is_ours(&link) => Err(foreign(&link, namespace_name(vni))),
             _ => Ok(()),
@@ -275,7 +291,7 @@ impl SegmentHandle {
     }
 
     /// Sets the owner tag of a new device, and optionally its up flag.
-    fn set_owner_tag(
+    pub(super) fn set_owner_tag(
         &mut self,
         vni: Vni,
         name: &str,
@@ -294,12 +310,11 @@ impl SegmentHandle {
             self.route.create_bridge(BRIDGE, GROUP, &bridge_settings(None))?;
         }
         let bridge = self.own(vni, BRIDGE)?;
-        // A bridge follows the MAC addresses of its ports until its own is set, be it to the same
-        // value.
         let tag = OwnerTag::Network(network.clone()).to_string();
+        let mac = Some(GATEWAY_MAC.0);
         Ok(self.route.change_link(
             bridge.index,
-            &LinkChange { mac: bridge.mac, alias: Some(&tag), ..LinkChange::default() },
+            &LinkChange { mac, alias: Some(&tag), ..LinkChange::default() },
         )?)
     }
 
@@ -316,11 +331,15 @@ impl SegmentHandle {
             self.route.change_bridge(bridge.index, &quiet)?;
         }
         self.route.change_bridge(bridge.index, &settings)?;
-        let change =
-            LinkChange { mtu: Some(u32::from(mtu)), up: Some(true), ..LinkChange::default() };
+        let change = LinkChange {
+            mtu: Some(u32::from(mtu)),
+            mac: (bridge.mac != Some(GATEWAY_MAC.0)).then_some(GATEWAY_MAC.0),
+            up: Some(true),
+            ..LinkChange::default()
+        };
         self.route.change_link(bridge.index, &change)?;
-        if let Some(mac) = bridge.mac.filter(|_| ipv6) {
-            self.route.add_address(bridge.index, link_local(mac))?;
+        if ipv6 {
+            self.route.add_address(bridge.index, link_local(GATEWAY_MAC.0))?;
         }
         Ok(had_stopped)
     }
@@ -414,8 +433,17 @@ fn complete_end(
         ..LinkChange::default()
     };
     route.change_link(link.index, &change)?;
+    let there = route.addresses()?.into_iter().filter(|address| address.link == link.index);
+    let there: BTreeSet<IpNet> = there.map(|address| address.net).collect();
     for &address in &port.addresses {
         route.add_address(link.index, address)?;
+    }
+    // The kernel removes the default route with the last address. A default route that was removed
+    // alone stays removed: programs do that to keep traffic from going out unencrypted.
+    if let Some(gateway) = port.default_route
+        && !there.is_superset(&port.addresses)
+    {
+        route.add_default_route(link.index, gateway)?;
     }
     if !port.multicast_routes.is_empty() {
         let there = multicast_routes(&route.routes_of(link.index)?, link.index);
@@ -442,23 +470,13 @@ fn delete_remains(route: &mut Route, tag: &OwnerTag) -> Result<(), KernelError> 
     Ok(())
 }
 
-/// The first interface name that Docker would choose and that is free in the container.
-fn free_name(route: &mut Route) -> Result<String, KernelError> {
-    let taken: Vec<String> = route.links()?.into_iter().map(|link| link.name).collect();
-    let names = (0..=taken.len()).map(|number| format!("{CONTAINER_PREFIX}{number}"));
-    Ok(names
-        .into_iter()
-        .find(|name| !taken.contains(name))
-        .unwrap_or_else(|| CONTAINER_PREFIX.to_owned()))
-}
-
-fn find(route: &mut Route, name: &str, namespace: &str) -> Result<Link, KernelError> {
+pub(super) fn find(route: &mut Route, name: &str, namespace: &str) -> Result<Link, KernelError> {
     let missing =
         || KernelError::NoDevice { device: name.to_owned(), namespace: namespace.to_owned() };
     route.link(name)?.ok_or_else(missing)
 }
 
-fn foreign(link: &Link, namespace: String) -> KernelError {
+pub(super) fn foreign(link: &Link, namespace: String) -> KernelError {
     KernelError::Foreign { device: link.name.clone(), namespace }
 }
 
@@ -471,7 +489,7 @@ fn place_name(place: &Place) -> String {
 
 /// The link-local address that the kernel would derive from this MAC address (RFC 4291, appendix
 /// A).
-fn link_local([a, b, c, d, e, f]: Mac) -> IpNet {
+pub(super) fn link_local([a, b, c, d, e, f]: Mac) -> IpNet {
     let address = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
     Ipv6Net::new_assert(address, 64).into()
 }

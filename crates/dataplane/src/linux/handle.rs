@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use shoutd_core::plane::{ContainerEnd, DeviceName, ObservedSegment};
-use shoutd_netlink::{Error, IgmpMldFilter, Monitor, Namespace, NamespaceId, Peer, Route};
+use shoutd_netlink::{
+    Error, IgmpMldFilter, Monitor, Namespace, NamespaceId, Peer, Route, WayOutFilter,
+};
 
 /// Maximum age of a reading without an event. Some changes of devices that are down cause no event.
 const AGE_MAX: Duration = Duration::from_secs(10);
@@ -84,6 +86,7 @@ pub(super) struct SegmentHandle {
     pub(super) namespace: Namespace,
     pub(super) route: Route,
     pub(super) igmp_mld_filter: IgmpMldFilter,
+    pub(super) way_out_filter: WayOutFilter,
     pub(super) reading: Option<Reading<SegmentContent>>,
     /// The failure of the last attempt to read it.
     pub(super) failure: Option<Failure>,
@@ -102,6 +105,7 @@ impl SegmentHandle {
             ],
             route: Route::open(&namespace)?,
             igmp_mld_filter: IgmpMldFilter::open(&namespace)?,
+            way_out_filter: WayOutFilter::open(&namespace)?,
             reading: None,
             failure: None,
             numbers: BTreeMap::new(),
@@ -113,6 +117,7 @@ impl SegmentHandle {
     pub(super) fn rest(&mut self) {
         self.route.rest();
         self.igmp_mld_filter.rest();
+        self.way_out_filter.rest();
     }
 
     pub(super) fn watches(&self) -> impl Iterator<Item = &Watch> {

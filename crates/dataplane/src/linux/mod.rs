@@ -14,6 +14,7 @@ mod reports;
 mod source_filters;
 mod stamps;
 mod underlay_filter;
+mod way_out;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -9,12 +9,14 @@ use ipnet::{IpNet, Ipv4Net};
 use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
     ALL_MULTICAST, BRIDGE, ContainerEnd, DeviceName, Learned, Observed, ObservedBridge,
-    ObservedPort, ObservedSegment, ObservedTunnel, Place, TUNNEL, namespace_vni,
+    ObservedPort, ObservedSegment, ObservedTunnel, Place, TUNNEL, UPLINK, UplinkFar, namespace_vni,
 };
 use shoutd_core::{MacAddress, Vni};
 use shoutd_netlink::{Address, IpRoute, Kind, Link, Namespace, NamespaceId, Peer, Route};
 
+use super::execute::link_local;
 use super::handle::{Failure, Reading, SandboxHandle, SegmentContent, SegmentHandle};
+use super::way_out::{WAY_OUT, gateways_of, observe_far, observe_uplink, observe_way_out};
 use super::{LinuxKernel, is_everywhere, is_ours, owner_tag};
 use crate::kernel_error::KernelError;
 
@@ -25,6 +27,8 @@ impl LinuxKernel {
     ) -> Result<Observed, KernelError> {
         let mut observed =
             Observed { underlay_filter: self.underlay_filter.observe(), ..Observed::default() };
+        let way_out = observe_way_out(&mut self.host_route)?;
+        observed.way_out = way_out.map(|(_, way_out)| way_out);
         self.refresh_segments(&mut observed.unreadable_segments)?;
         self.refresh_sandboxes(wanted, &mut observed);
         let mut open: BTreeSet<NamespaceId> =
@@ -37,6 +41,7 @@ impl LinuxKernel {
             segment.forget_all_but(&open);
             let ends = Ends {
                 host: (&self.host, &mut self.host_route),
+                way_out: way_out.map(|(index, _)| index),
                 sandboxes: &mut self.sandboxes,
                 unreadable: &mut observed.unreadable_sandboxes,
             };
@@ -131,6 +136,8 @@ const REST: u32 = 10;
 /// Where the other end of a port can be.
 struct Ends<'a> {
     host: (&'a Namespace, &'a mut Route),
+    /// The index of the way-out bridge.
+    way_out: Option<u32>,
     sandboxes: &'a mut BTreeMap<PathBuf, SandboxHandle>,
     /// Errors from reading sandboxes.
     unreadable: &'a mut BTreeMap<PathBuf, String>,
@@ -168,7 +175,11 @@ fn observe_segment(
     };
     let (mut observed, peers) = (content.observed.clone(), content.peers.clone());
     for (name, peer) in peers {
-        if let Some(port) = observed.ports.get_mut(&name) {
+        if name.as_str() == UPLINK
+            && let Some(uplink) = observed.uplink.as_mut()
+        {
+            uplink.far = ends.far(segment, peer).map_err(|error| error.to_string())?;
+        } else if let Some(port) = observed.ports.get_mut(&name) {
             port.container_end = ends.find(segment, peer).map_err(|error| error.to_string())?;
         }
     }
@@ -180,13 +191,16 @@ fn read_segment(segment: &mut SegmentHandle, ipv6: bool) -> Result<SegmentConten
     let bridge =
         links.iter().find(|link| link.name == BRIDGE && is_ours(link)).map(|link| link.index);
     // An unreadable filter may be missing, and installing it again does no harm.
-    let igmp_mld_filter = segment.igmp_mld_filter.is_whole(TUNNEL).unwrap_or(None);
-    let max_rate = igmp_mld_filter.and_then(|igmp_mld_filter| igmp_mld_filter.max_rate);
+    let rules = segment.igmp_mld_filter.is_whole(TUNNEL).unwrap_or(None);
+    let way_out_filter = segment.way_out_filter.is_whole(&WAY_OUT);
     let mut observed = ObservedSegment {
-        igmp_mld_filter: igmp_mld_filter.is_some(),
-        max_rate,
+        igmp_mld_filter: rules.is_some(),
+        max_rate: rules.as_ref().and_then(|rules| rules.max_rate),
+        gateways: rules.as_ref().map(gateways_of).unwrap_or_default(),
+        way_out_filter: way_out_filter.unwrap_or(false),
         ..ObservedSegment::default()
     };
+    let addresses = segment.route.addresses()?;
     let mut peers = Vec::new();
     for link in links.iter().filter(|link| !is_everywhere(link)) {
         let Ok(name) = link.name.parse::<DeviceName>() else {
@@ -198,8 +212,11 @@ fn read_segment(segment: &mut SegmentHandle, ipv6: bool) -> Result<SegmentConten
                 observed.foreign.insert(name);
             }
             Kind::Bridge(_) if link.name == BRIDGE => {
-                let link_local = !ipv6 || has_link_local(&mut segment.route, link.index)?;
-                observed.bridge = observe_bridge(link, link_local);
+                observed.bridge = observe_bridge(link, &addresses, ipv6);
+            }
+            _ if link.name == UPLINK => {
+                peers.extend(link.peer.map(|peer| (name.clone(), peer)));
+                observed.uplink = Some(observe_uplink(&mut segment.route, link, &addresses)?);
             }
             _ if link.name == TUNNEL => {
                 observed.tunnel = Some(observe_tunnel(link, enslaved));
@@ -236,24 +253,27 @@ fn read_learned(
 }
 
 /// A device's MTU. Larger values, such as loopback's, are clipped; no desired MTU is that large.
-fn octets(link: &Link) -> u16 {
+pub(super) fn octets(link: &Link) -> u16 {
     u16::try_from(link.mtu).unwrap_or(u16::MAX)
-}
-
-fn has_link_local(route: &mut Route, index: u32) -> Result<bool, KernelError> {
-    Ok(route.addresses()?.iter().any(|address| address.link == index && is_link_local(address.net)))
 }
 
 pub(super) fn is_link_local(net: IpNet) -> bool {
     matches!(net.addr(), IpAddr::V6(address) if address.is_unicast_link_local())
 }
 
-fn observe_bridge(link: &Link, link_local: bool) -> Option<ObservedBridge> {
+fn observe_bridge(link: &Link, addresses: &[Address], ipv6: bool) -> Option<ObservedBridge> {
     let Kind::Bridge(settings) = link.kind else {
         return None;
     };
+    let mac = link.mac.unwrap_or_default();
+    let own = addresses.iter().filter(|address| address.link == link.index);
+    let own: Vec<IpNet> = own.map(|address| address.net).collect();
+    let link_local = !ipv6 || own.contains(&link_local(mac));
     Some(ObservedBridge {
         mark: owner_tag(link),
+        mac: MacAddress(mac),
+        addresses: own.into_iter().filter(|net| !is_link_local(*net)).collect(),
+        forwards: link.forwards,
         mtu: octets(link),
         up: link.up,
         snooping: settings.snooping,
@@ -298,6 +318,21 @@ fn observe_port(link: &Link, enslaved: bool) -> ObservedPort {
 }
 
 impl Ends<'_> {
+    /// The end of an uplink in the host's namespace, if it is there.
+    fn far(
+        &mut self,
+        segment: &mut SegmentHandle,
+        peer: Peer,
+    ) -> Result<Option<UplinkFar>, KernelError> {
+        let (host, host_route) = &mut self.host;
+        let Some(number) = peer.namespace else { return Ok(None) };
+        if segment.numbered(number, std::iter::once(*host))? != Some(host.id()) {
+            return Ok(None);
+        }
+        let link = host_route.link_at(peer.index)?;
+        Ok(link.map(|link| observe_far(&link, self.way_out)))
+    }
+
     /// Finds a port's other end by its index and namespace in the kernel. A container could forge
     /// names and aliases.
     fn find(

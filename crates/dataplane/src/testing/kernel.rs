@@ -6,14 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use shoutd_core::Vni;
 use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
-    Action, BRIDGE, ContainerEnd, DeviceName, Dropped, GROUPS_MAX, IGMP_VERSION, Learned,
-    MEMBERSHIP_INTERVAL, MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS,
-    Observed, ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel,
-    ObservedUnderlayFilter, OwnerTag, Place, Port, TUNNEL, Vtep, namespace_name,
+    Action, BRIDGE, ContainerEnd, DeviceName, Dropped, GATEWAY_MAC, GROUPS_MAX, IGMP_VERSION,
+    Learned, MEMBERSHIP_INTERVAL, MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION,
+    MULTICAST_ROUTER_ALWAYS, Observed, ObservedBridge, ObservedPort, ObservedSegment,
+    ObservedTunnel, ObservedUnderlayFilter, OwnerTag, Place, Port, TUNNEL, Vtep, namespace_name,
 };
+use shoutd_core::{MacAddress, Vni};
 
 use crate::forwarding::{ForwardingTables, MembershipSource};
 use crate::kernel::Kernel;
@@ -135,7 +135,11 @@ impl FakeKernel {
             Action::CreateTunnel { vni, network, vtep } => {
                 self.create_tunnel(*vni, *vtep, whole.then(|| OwnerTag::Network(network.clone())))
             }
+            Action::CreateUplink { vni, network } => {
+                self.create_uplink(*vni, whole.then(|| OwnerTag::Network(network.clone())))
+            }
             _ if !whole => Ok(()),
+            _ if action.is_of_way_out() => self.apply_to_way_out(action),
             _ => self.apply_to_segment(action),
         }
     }
@@ -146,9 +150,10 @@ impl FakeKernel {
             Action::TuneBridge { vni, mtu } => {
                 tune_bridge(device(&mut self.segment(*vni)?.bridge, *vni, BRIDGE)?, *mtu);
             }
-            Action::InstallIgmpMldFilter { vni, max_rate } => {
+            Action::InstallIgmpMldFilter { vni, max_rate, gateways } => {
                 let segment = self.segment(*vni)?;
                 (segment.igmp_mld_filter, segment.max_rate) = (true, *max_rate);
+                segment.gateways.clone_from(gateways);
             }
             Action::DeleteTunnel { vni } => {
                 let segment = self.segment(*vni)?;
@@ -193,7 +198,7 @@ impl FakeKernel {
         Ok(())
     }
 
-    fn segment(&mut self, vni: Vni) -> Result<&mut ObservedSegment, KernelError> {
+    pub(super) fn segment(&mut self, vni: Vni) -> Result<&mut ObservedSegment, KernelError> {
         self.state
             .segments
             .get_mut(&vni)
@@ -222,6 +227,9 @@ impl FakeKernel {
         refuse_foreign(segment, vni, BRIDGE)?;
         let fresh = ObservedBridge {
             mark: None,
+            mac: MacAddress([0x06, 0, 0, 0, 0, 1]),
+            addresses: BTreeSet::new(),
+            forwards: false,
             mtu: 1500,
             up: false,
             snooping: true,
@@ -354,6 +362,9 @@ impl FakeKernel {
 fn tune_bridge(bridge: &mut ObservedBridge, mtu: u16) {
     *bridge = ObservedBridge {
         mark: bridge.mark.clone(),
+        mac: GATEWAY_MAC,
+        addresses: bridge.addresses.clone(),
+        forwards: bridge.forwards,
         mtu,
         up: true,
         snooping: true,
@@ -371,7 +382,7 @@ fn tune_bridge(bridge: &mut ObservedBridge, mtu: u16) {
     };
 }
 
-fn device<'a, T>(
+pub(super) fn device<'a, T>(
     device: &'a mut Option<T>,
     vni: Vni,
     name: &str,
@@ -379,11 +390,15 @@ fn device<'a, T>(
     device.as_mut().ok_or_else(|| no_device(vni, name))
 }
 
-fn no_device(vni: Vni, name: &str) -> KernelError {
+pub(super) fn no_device(vni: Vni, name: &str) -> KernelError {
     KernelError::NoDevice { device: name.to_owned(), namespace: namespace_name(vni) }
 }
 
-fn refuse_foreign(segment: &ObservedSegment, vni: Vni, name: &str) -> Result<(), KernelError> {
+pub(super) fn refuse_foreign(
+    segment: &ObservedSegment,
+    vni: Vni,
+    name: &str,
+) -> Result<(), KernelError> {
     if segment.foreign.iter().any(|foreign| foreign.as_str() == name) {
         return Err(KernelError::Foreign {
             device: name.to_owned(),

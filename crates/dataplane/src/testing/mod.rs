@@ -2,6 +2,7 @@
 
 mod forwarding;
 mod kernel;
+mod way_out;
 
 pub use forwarding::FakeForwarding;
 pub use kernel::{FakeKernel, Fault};

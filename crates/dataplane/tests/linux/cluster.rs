@@ -156,7 +156,7 @@ impl Cluster {
 
     /// The index of the interface of a host's container.
     pub fn interface(&self, host: usize) -> u32 {
-        self.containers[host].run(|| nix::net::if_::if_nametoindex("shout0").unwrap()).unwrap()
+        self.containers[host].run(|| nix::net::if_::if_nametoindex("eth0").unwrap()).unwrap()
     }
 
     /// A socket of a host's container that has joined an IPv6 group.

@@ -170,7 +170,7 @@ fn passed() -> Vec<Vec<u8>> {
 /// which always crosses, marks the end.
 fn crossing(from: &Namespace, far_segment: &Namespace, frames: &[Vec<u8>]) -> BTreeSet<Vec<u8>> {
     let mut capture = Capture::open(far_segment, "shoutvx0");
-    let sender = Capture::open(from, "shout0");
+    let sender = Capture::open(from, "eth0");
     let last = ethernet([0xff; 6], 0x88b5, &[0x5a; 46]);
     frames.iter().chain([&last]).for_each(|frame| sender.send(frame));
     let deadline = Instant::now() + PATIENCE;
@@ -249,7 +249,7 @@ fn the_bridges_own_queries_reach_containers_and_not_the_tunnel() {
     let (world, containers) = connected(2);
     let segment = world.hosts[0].segment();
     let tunnel = Capture::open(&segment, "shoutvx0");
-    let mut container = Capture::open(&containers[0], "shout0");
+    let mut container = Capture::open(&containers[0], "eth0");
     // Restarts the querier instead of waiting for its next query. When a port comes up, the bridge
     // queries all ports.
     segment
@@ -298,7 +298,7 @@ fn reports_of_all_versions_stay_on_their_host() {
     let segment = world.hosts[0].segment();
     let tunnel = Capture::open(&segment, "shoutvx0");
     for (igmp, mld) in [("2", "1"), ("3", "2")] {
-        let mut reports = Capture::open(&containers[0], "shout0");
+        let mut reports = Capture::open(&containers[0], "eth0");
         let members = containers[0]
             .run(|| {
                 run("sysctl", &["-qw", &format!("net.ipv4.conf.all.force_igmp_version={igmp}")]);
@@ -308,7 +308,7 @@ fn reports_of_all_versions_stay_on_their_host() {
                 v4.join_multicast_v4(&Ipv4Addr::new(239, 3, 3, 3), &Ipv4Addr::UNSPECIFIED).unwrap();
                 v6.join_multicast_v6(
                     &"ff05::33".parse().unwrap(),
-                    nix::net::if_::if_nametoindex("shout0").unwrap(),
+                    nix::net::if_::if_nametoindex("eth0").unwrap(),
                 )
                 .unwrap();
                 let begin = Instant::now();

@@ -97,14 +97,14 @@ fn link_local_addresses_can_be_used_at_once() {
     let cluster = Cluster::start(&[Tier::VxlanMdb; 1]);
     let container = &cluster.containers[0];
     let address = cluster.link_local(0);
-    let index = container.run(|| nix::net::if_::if_nametoindex("shout0").unwrap()).unwrap();
+    let index = container.run(|| nix::net::if_::if_nametoindex("eth0").unwrap()).unwrap();
     for _ in 0..3 {
-        container.run(|| ip(&["link", "set", "shout0", "down"])).unwrap();
+        container.run(|| ip(&["link", "set", "eth0", "down"])).unwrap();
         // It stays so: that is up to the container.
         cluster.running[0].apply(&cluster.hosts[0]);
-        let state = container.run(|| run("ip", &["link", "show", "shout0"])).unwrap();
+        let state = container.run(|| run("ip", &["link", "show", "eth0"])).unwrap();
         assert!(!state.contains(",UP"), "{state}");
-        container.run(|| ip(&["link", "set", "shout0", "up"])).unwrap();
+        container.run(|| ip(&["link", "set", "eth0", "up"])).unwrap();
         let begin = Instant::now();
         eventually("a link-local address to send from", || {
             container
@@ -137,7 +137,7 @@ fn learned(host: &Host, kind: &str) -> usize {
 fn made_up_addresses_do_not_fill_the_fdbs() {
     let cluster = Cluster::start(&[Tier::VxlanMdb; 3]);
     let captures: Vec<Capture> =
-        cluster.containers.iter().map(|container| Capture::open(container, "shout0")).collect();
+        cluster.containers.iter().map(|container| Capture::open(container, "eth0")).collect();
     // To an address that does not exist.
     for number in 0..18_000_u16 {
         let [high, low] = number.to_be_bytes();
@@ -215,7 +215,7 @@ fn a_container_over_its_rate_limit_is_still_found() {
     cluster.running[0].apply(&cluster.hosts[0]);
     let mut arrivals = Capture::open(&cluster.hosts[1].segment(), "shoutvx0");
     let sender = cluster.sender(0);
-    let frames = Capture::open(&cluster.containers[0], "shout0");
+    let frames = Capture::open(&cluster.containers[0], "eth0");
     for number in 0..10 {
         for _ in 0..100 {
             sender.send_to(b"storm", (Ipv4Addr::new(224, 0, 0, 77), PORT)).unwrap();

@@ -24,3 +24,4 @@ mod stamps;
 mod support;
 mod tiers;
 mod traffic;
+mod way_out;

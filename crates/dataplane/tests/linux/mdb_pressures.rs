@@ -15,7 +15,7 @@ const PORT: u16 = 5000;
 /// Waits until the first host's container no longer receives groups that it did not join.
 fn await_filter(sender: &UdpSocket, followed: &Followed) {
     eventually("a bridge that filters", || {
-        let mut capture = Capture::open(&followed.containers[0], "shout0");
+        let mut capture = Capture::open(&followed.containers[0], "eth0");
         for (number, text) in [(9999, b"surplus"), (0, b"wanted!")] {
             sender.send_to(text, (group(number), PORT)).unwrap();
         }

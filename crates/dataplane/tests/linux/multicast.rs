@@ -70,7 +70,7 @@ fn a_join_is_known_before_its_report() {
 
     let receiver_v6 = udp(&cluster.containers[1], (Ipv6Addr::UNSPECIFIED, PORT + 1));
     let interface =
-        cluster.containers[1].run(|| nix::net::if_::if_nametoindex("shout0").unwrap()).unwrap();
+        cluster.containers[1].run(|| nix::net::if_::if_nametoindex("eth0").unwrap()).unwrap();
     receiver_v6.join_multicast_v6(&group_v6, interface).unwrap();
     cluster.until(1, "the IPv6 membership", |memberships| {
         memberships.groups.contains_key(&group_v6.into())

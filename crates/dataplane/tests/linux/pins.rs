@@ -15,7 +15,7 @@ fn broadcast(from: [u8; 6]) -> Vec<u8> {
 }
 
 fn send_from(container: &Namespace, mac: [u8; 6]) {
-    Capture::open(container, "shout0").send(&broadcast(mac));
+    Capture::open(container, "eth0").send(&broadcast(mac));
 }
 
 fn bridge_table(cluster: &Cluster, host: usize) -> String {
@@ -124,7 +124,7 @@ fn a_network_without_learning_learns_nothing() {
         host.segment_mut().learning = false;
     }
     cluster.advertise();
-    let mut last = Capture::open(&cluster.containers[1], "shout0");
+    let mut last = Capture::open(&cluster.containers[1], "eth0");
     send_from(&cluster.containers[0], [0, 0, 0x5e, 0, 1, 7]);
     while last.receive() != broadcast([0, 0, 0x5e, 0, 1, 7]) {}
     for host in 0..2 {

@@ -52,7 +52,7 @@ fn the_underlays_interface_is_found_by_its_address() {
             assert_eq!(
                 refusal.to_string(),
                 "no interface has the address 192.0.2.77; this host has 192.0.2.2 (eth2), \
-                 2001:db8::2 (eth2)"
+                 10.99.0.1 (shoutd_gwbridge), 2001:db8::2 (eth2)"
             );
             assert!(matches!(refusal, NoInterface::Address(NoAddress::None { .. })));
         })

@@ -123,7 +123,7 @@ fn a_querier_that_stops_costs_no_membership() {
     eventually("the membership", || is_member(&segment, GROUP.into()));
 
     // The receiver has answered all queries of the bridge.
-    let mut captured = Capture::open(&other, "shout0");
+    let mut captured = Capture::open(&other, "eth0");
     let is_igmp = |kind: u8, frame: &[u8]| {
         frame.get(12..15) == Some(&[8, 0, 0x46]) && frame.get(38) == Some(&kind)
     };
@@ -132,7 +132,7 @@ fn a_querier_that_stops_costs_no_membership() {
         while !is_igmp(0x22, &captured.receive()) {}
     }
     // It queries once, nobody answers, and it never queries again.
-    Capture::open(&asking, "shout0").send(&query(host.container_address(1)));
+    Capture::open(&asking, "eth0").send(&query(host.container_address(1)));
     let begin = Instant::now();
     while begin.elapsed() < membership + Duration::from_secs(3) {
         assert!(is_member(&segment, GROUP.into()), "lost after {:?}", begin.elapsed());
@@ -152,13 +152,13 @@ fn a_querier_with_long_response_times_costs_no_membership() {
     let receivers =
         [udp(&other, (Ipv4Addr::UNSPECIFIED, 5000)), udp(&other, (Ipv6Addr::UNSPECIFIED, 5001))];
     receivers[0].join_multicast_v4(&GROUP, &host.container_address(2)).unwrap();
-    let interface = other.run(|| nix::net::if_::if_nametoindex("shout0")).unwrap().unwrap();
+    let interface = other.run(|| nix::net::if_::if_nametoindex("eth0")).unwrap().unwrap();
     receivers[1].join_multicast_v6(&group_v6, interface).unwrap();
     let groups = [GROUP.into(), group_v6.into()];
     eventually("the memberships", || groups.iter().all(|group| is_member(&segment, *group)));
 
     let mut listener = host.kernel.memberships();
-    let asking = Capture::open(&asking, "shout0");
+    let asking = Capture::open(&asking, "eth0");
     let begin = Instant::now();
     while begin.elapsed() < membership * 3 {
         asking.send(&query(host.container_address(1)));
@@ -202,7 +202,7 @@ fn a_member_in_a_vlan_is_queried_there() {
     let segment = host.segment();
     hasten(&segment);
     let running = Running::start(host);
-    let frames = Capture::open(&member, "shout0");
+    let frames = Capture::open(&member, "eth0");
     frames.send(&in_vlan(7, 0x16, GROUP));
     eventually("the membership", || is_member(&segment, GROUP.into()));
     // Captured where queries go out: on the other end, the tag is removed before the capture.
@@ -230,7 +230,7 @@ fn in_vlan_of(container: &Namespace, vlan: u8, address: Ipv4Addr) -> UdpSocket {
     container
         .run(|| {
             let id = vlan.to_string();
-            ip(&["link", "add", "link", "shout0", "name", "vlan", "type", "vlan", "id", &id]);
+            ip(&["link", "add", "link", "eth0", "name", "vlan", "type", "vlan", "id", &id]);
             ip(&["address", "add", &format!("{address}/24"), "dev", "vlan"]);
             ip(&["link", "set", "vlan", "up"]);
         })

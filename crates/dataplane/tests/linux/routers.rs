@@ -24,7 +24,7 @@ struct Routed {
 impl Routed {
     fn start() -> Self {
         let followed = Followed::start(1, &[]);
-        let router = Capture::open(&followed.containers[0], "shout0");
+        let router = Capture::open(&followed.containers[0], "eth0");
         Self { followed, router }
     }
 

@@ -56,7 +56,7 @@ fn a_multicast_datagram_to_another_host_has_one_time_stamp() {
     // PTP masters are members, too.
     let member = udp(&containers[0], (Ipv4Addr::UNSPECIFIED, 319));
     let member_v6 = udp(&containers[0], (Ipv6Addr::UNSPECIFIED, 320));
-    let interface = containers[0].run(|| nix::net::if_::if_nametoindex("shout0")).unwrap().unwrap();
+    let interface = containers[0].run(|| nix::net::if_::if_nametoindex("eth0")).unwrap().unwrap();
     let joined = Ipv4Addr::new(224, 0, 1, 129);
     member.join_multicast_v4(&joined, &world.hosts[0].container_address(1)).unwrap();
     member_v6.join_multicast_v6(&group_v6, interface).unwrap();

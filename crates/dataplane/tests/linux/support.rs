@@ -23,7 +23,8 @@ use nix::sys::socket::{
 use nix::sys::time::TimeVal;
 use shoutd_core::multicast::{Remote, Replication, replication};
 use shoutd_core::plane::{
-    ALL_MULTICAST, Action, Desired, DeviceName, Observed, Port, Segment, Tier, Vtep, diff,
+    ALL_MULTICAST, Action, Desired, DeviceName, INTERFACE_PREFIX, InterfaceName, Observed, Port,
+    Segment, Tier, Vtep, WAY_OUT_BRIDGE, diff,
 };
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
 use shoutd_dataplane::{
@@ -97,6 +98,11 @@ pub fn flood(remotes: &[IpAddr]) -> Replication {
     replication(&unheard)
 }
 
+/// The gateways of the network.
+pub const GATEWAYS: [&str; 2] = ["10.7.7.1/24", "fd00:7::1/64"];
+/// The address of the way-out bridge of every host.
+pub const WAY_OUT: &str = "10.99.0.1/24";
+
 /// One host.
 pub struct Host {
     pub address: IpAddr,
@@ -144,6 +150,10 @@ impl Host {
                     "nodad",
                 ]);
                 ip(&["link", "set", &inside, "up"]);
+                // As Docker makes it.
+                ip(&["link", "add", WAY_OUT_BRIDGE, "type", "bridge"]);
+                ip(&["address", "add", WAY_OUT, "dev", WAY_OUT_BRIDGE]);
+                ip(&["link", "set", WAY_OUT_BRIDGE, "up"]);
             })
             .unwrap();
         let kernel = namespace.run(|| LinuxKernel::new(directory.join("netns"))).unwrap().unwrap();
@@ -179,6 +189,7 @@ impl Host {
         let segment = Segment {
             remotes: remotes.iter().copied().collect(),
             replication: Arc::new(flood(remotes)),
+            gateways: GATEWAYS.map(|gateway| gateway.parse().unwrap()).into(),
             ..Segment::empty(network(), MTU, Vtep { address: self.address, port: VXLAN_PORT })
         };
         self.desired.segments.insert(vni(), segment);
@@ -194,6 +205,8 @@ impl Host {
             mac: MacAddress::for_ipv4(address),
             addresses: BTreeSet::from([format!("{address}/24").parse().unwrap()]),
             multicast_routes: BTreeSet::from([ALL_MULTICAST]),
+            default_route: None,
+            name: InterfaceName::numbered(INTERFACE_PREFIX),
             sandbox: None,
         };
         self.segment_mut().ports.insert(DeviceName::port(&endpoint), port);
@@ -240,10 +253,10 @@ impl Host {
         namespace
             .run(|| {
                 ip(&["link", "set", "lo", "up"]);
-                ip(&["link", "set", device, "name", "shout0"]);
-                ip(&["address", "add", &format!("{address}/24"), "dev", "shout0"]);
-                ip(&["link", "set", "shout0", "up"]);
-                ip(&["route", "add", "224.0.0.0/4", "dev", "shout0"]);
+                ip(&["link", "set", device, "name", "eth0"]);
+                ip(&["address", "add", &format!("{address}/24"), "dev", "eth0"]);
+                ip(&["link", "set", "eth0", "up"]);
+                ip(&["route", "add", "224.0.0.0/4", "dev", "eth0"]);
             })
             .unwrap();
         self.set_sandbox(container);

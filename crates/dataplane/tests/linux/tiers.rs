@@ -102,7 +102,7 @@ fn join_beside_many_groups(tier: Tier) {
     cluster.running[0].apply(&cluster.hosts[0]);
     assert_eq!(groups_kept_apart(&cluster), 10_000);
     // A container's kernel delays its reports; this one is sent at once.
-    let reporter = Capture::open(&cluster.containers[1], "shout0");
+    let reporter = Capture::open(&cluster.containers[1], "eth0");
     let (mut known, mut programmed) = (Vec::new(), Vec::new());
     for number in 0..10 {
         let group = Ipv4Addr::new(239, 200, 0, number);

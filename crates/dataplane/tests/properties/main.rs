@@ -12,14 +12,15 @@ use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
-    ALL_MULTICAST, Action, ContainerEnd, Desired, DeviceName, Learned, Observed, ObservedBridge,
-    ObservedPort, ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, OwnerTag, Place, Port,
-    Segment, Vtep, diff,
+    ALL_MULTICAST, Action, ContainerEnd, Desired, DeviceName, GATEWAY_MAC, INTERFACE_PREFIX,
+    InterfaceName, Learned, Observed, ObservedBridge, ObservedPort, ObservedSegment,
+    ObservedTunnel, ObservedUnderlayFilter, ObservedUplink, OwnerTag, Place, Port, Segment,
+    UplinkFar, Vtep, diff,
 };
 use shoutd_core::{EndpointId, MacAddress, Vni};
 use shoutd_dataplane::testing::{FakeKernel, Fault};
 use shoutd_dataplane::{Kernel, reconcile};
-use strategies::{desired, fault, kernel, sandbox, whole};
+use strategies::{desired, fault, kernel, sandbox, way_out, whole};
 
 fn sandboxes(desired: &Desired) -> BTreeSet<PathBuf> {
     desired
@@ -46,7 +47,36 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
     let missing_sandboxes = sandboxes(desired).difference(there).cloned().collect();
     let underlay_filter =
         desired.underlay_filter.clone().map_or(ObservedUnderlayFilter::Absent, whole);
-    Observed { underlay_filter, segments, missing_sandboxes, ..Observed::default() }
+    let way_out = Some(way_out());
+    Observed { underlay_filter, way_out, segments, missing_sandboxes, ..Observed::default() }
+}
+
+/// The uplink of a segment, with an address that no other segment's has.
+fn uplink_as_observed(vni: Vni, wanted: &Segment) -> Option<ObservedUplink> {
+    wanted.has_way_out().then(|| ObservedUplink {
+        mark: Some(OwnerTag::Network(wanted.network.clone())),
+        mtu: 1500,
+        up: true,
+        forwards: true,
+        addresses: [format!("10.255.0.{vni}/28").parse().unwrap()].into(),
+        router: Some(way_out().address.addr()),
+        far: Some(UplinkFar { mtu: 1500, up: true, attached: true }),
+    })
+}
+
+/// Checks the addresses of all uplinks: each has one of the way-out bridge's subnet, and its own.
+/// Then replaces them by those of [`uplink_as_observed`].
+fn check_uplinks(observed: &mut Observed) {
+    let mut addresses = BTreeSet::from([way_out().address.addr()]);
+    for (vni, segment) in &mut observed.segments {
+        if let Some(uplink) = &mut segment.uplink {
+            assert_eq!(uplink.addresses.len(), 1, "{uplink:?}");
+            let address = *uplink.addresses.first().unwrap();
+            assert_eq!(address.trunc(), way_out().address.trunc());
+            assert!(addresses.insert(address.addr()), "{address} twice");
+            uplink.addresses = [format!("10.255.0.{vni}/28").parse().unwrap()].into();
+        }
+    }
 }
 
 fn segment_as_observed(vni: Vni, wanted: &Segment, there: &BTreeSet<PathBuf>) -> ObservedSegment {
@@ -54,6 +84,9 @@ fn segment_as_observed(vni: Vni, wanted: &Segment, there: &BTreeSet<PathBuf>) ->
     ObservedSegment {
         bridge: Some(ObservedBridge {
             mark: mark.clone(),
+            mac: GATEWAY_MAC,
+            addresses: wanted.gateways.clone(),
+            forwards: !wanted.gateways.is_empty(),
             mtu: wanted.mtu,
             up: true,
             snooping: true,
@@ -80,6 +113,9 @@ fn segment_as_observed(vni: Vni, wanted: &Segment, there: &BTreeSet<PathBuf>) ->
         }),
         igmp_mld_filter: true,
         max_rate: wanted.max_rate,
+        gateways: wanted.gateway_addresses(),
+        way_out_filter: true,
+        uplink: uplink_as_observed(vni, wanted),
         flood: wanted.remotes.clone(),
         learned: Learned::default(),
         ports: wanted
@@ -173,6 +209,7 @@ fn check(kernel: &mut FakeKernel, desired: &Desired) -> Result<(), TestCaseError
             segment.learned = Learned::default();
         }
     }
+    check_uplinks(&mut found);
     prop_assert_eq!(found, expected);
     prop_assert_eq!(&kernel.violations, &Vec::<String>::new());
     Ok(())
@@ -220,17 +257,28 @@ fn rank(action: &Action) -> u8 {
         Action::CreateBridge { .. } => 2,
         Action::TuneBridge { .. } => 3,
         Action::InstallIgmpMldFilter { .. } => 4,
-        Action::DeleteTunnel { .. } => 5,
-        Action::CreateTunnel { .. } => 6,
-        Action::AddFlood { .. } | Action::RemoveFlood { .. } => 7,
-        Action::TuneTunnel { .. } => 8,
-        Action::DeletePort { .. } => 9,
+        Action::InstallWayOutFilter { .. } => 5,
+        Action::TuneGateways { .. } => 6,
+        Action::DeleteUplink { .. } => 7,
+        Action::CreateUplink { .. } => 8,
+        Action::TuneUplink { .. } => 9,
+        Action::DeleteTunnel { .. } => 10,
+        Action::CreateTunnel { .. } => 11,
+        Action::AddFlood { .. } | Action::RemoveFlood { .. } => 12,
+        Action::TuneTunnel { .. } => 13,
+        Action::DeletePort { .. } => 14,
         Action::CreatePort { .. }
         | Action::TunePort { .. }
         | Action::TuneContainerEnd { .. }
-        | Action::EndDuplicateDetection { .. } => 10,
-        Action::ForgetLearned { .. } => 11,
+        | Action::EndDuplicateDetection { .. } => 15,
+        Action::ForgetLearned { .. } => 16,
     }
+}
+
+/// A kernel with these sandboxes, and nothing of shoutd.
+fn empty_kernel(sandboxes: BTreeSet<PathBuf>) -> FakeKernel {
+    let state = Observed { way_out: Some(way_out()), ..Observed::default() };
+    FakeKernel { state, sandboxes, ..FakeKernel::default() }
 }
 
 proptest! {
@@ -246,10 +294,11 @@ proptest! {
         desired in desired(),
         there in btree_set(sandbox(), 0..4),
     ) {
-        let mut kernel = FakeKernel { sandboxes: there.clone(), ..FakeKernel::default() };
+        let mut kernel = empty_kernel(there.clone());
         let report = reconcile(&mut kernel, &desired).unwrap();
         prop_assert!(report.failures.is_empty(), "{:?}", report.failures);
-        let observed = kernel.observe(&sandboxes(&desired)).unwrap();
+        let mut observed = kernel.observe(&sandboxes(&desired)).unwrap();
+        check_uplinks(&mut observed);
         prop_assert_eq!(observed, as_observed(&desired, &there));
     }
 
@@ -267,7 +316,7 @@ proptest! {
         second in desired(),
         there in btree_set(sandbox(), 0..4),
     ) {
-        let mut kernel = FakeKernel { sandboxes: there.clone(), ..FakeKernel::default() };
+        let mut kernel = empty_kernel(there);
         reconcile(&mut kernel, &first).unwrap();
         reconcile(&mut kernel, &second).unwrap();
         check(&mut kernel, &second)?;
@@ -321,6 +370,8 @@ fn one_container() -> (Desired, Observed) {
         mac: MacAddress([2; 6]),
         addresses: BTreeSet::from(["10.0.0.2/24".parse().unwrap()]),
         multicast_routes: BTreeSet::from([ALL_MULTICAST]),
+        default_route: None,
+        name: InterfaceName::numbered(INTERFACE_PREFIX),
         sandbox: Some("/sandbox/0".into()),
     };
     let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 };

@@ -11,9 +11,10 @@ use proptest::option;
 use proptest::prelude::*;
 use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
-    ALL_MULTICAST, ContainerEnd, Desired, DeviceName, Dropped, GROUPS_MAX, Learned, Observed,
-    ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, ObservedUnderlayFilter,
-    OwnerTag, Place, Port, Segment, UnderlayFilter, Vtep,
+    ALL_MULTICAST, ContainerEnd, Desired, DeviceName, Dropped, GATEWAY_MAC, GROUPS_MAX,
+    INTERFACE_PREFIX, InterfaceName, Learned, Observed, ObservedBridge, ObservedPort,
+    ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, ObservedUplink, ObservedWayOut,
+    OwnerTag, Place, Port, Segment, UnderlayFilter, UplinkFar, Vtep,
 };
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
 use shoutd_dataplane::testing::{FakeKernel, Fault};
@@ -68,7 +69,45 @@ prop_compose! {
     ) -> (DeviceName, Port) {
         let container_name = DeviceName::container(&endpoint);
         let name = DeviceName::port(&endpoint);
-        (name, Port { endpoint, container_name, mac, addresses, multicast_routes, sandbox })
+        let default_route = None;
+        let inside = InterfaceName::numbered(INTERFACE_PREFIX);
+        (name, Port {
+            endpoint,
+            container_name,
+            mac,
+            addresses,
+            multicast_routes,
+            default_route,
+            name: inside,
+            sandbox,
+        })
+    }
+}
+
+/// The way-out bridge.
+pub fn way_out() -> ObservedWayOut {
+    ObservedWayOut { address: "10.255.0.14/28".parse().unwrap(), mtu: 1500 }
+}
+
+fn gateways() -> impl Strategy<Value = BTreeSet<ipnet::IpNet>> {
+    let all = ["10.0.0.254/24", "10.0.1.254/24"].map(|net| net.parse().unwrap()).to_vec();
+    proptest::sample::subsequence(all, 0..=2).prop_map(BTreeSet::from_iter)
+}
+
+prop_compose! {
+    fn uplink()(
+        mark in network_mark(),
+        mtu in prop_oneof![Just(1500), Just(1400)],
+        (up, forwards, attached) in any::<(bool, bool, bool)>(),
+        addresses in btree_set((1_u8..5).prop_map(|last| {
+            format!("10.255.0.{last}/28").parse().unwrap()
+        }), 0..3),
+        routed: bool,
+        far: bool,
+    ) -> ObservedUplink {
+        let router = routed.then(|| way_out().address.addr());
+        let far = far.then_some(UplinkFar { mtu, up, attached });
+        ObservedUplink { mark, mtu, up, forwards, addresses, router, far }
     }
 }
 
@@ -82,11 +121,13 @@ prop_compose! {
         ports in vec(port(), 0..4),
         learning: bool,
         max_rate in option::of(1_u32..3),
+        gateways in gateways(),
     ) -> Segment {
         Segment {
             remotes,
             learning,
             max_rate,
+            gateways,
             ports: ports.into_iter().collect(),
             ..Segment::empty(network, mtu, Vtep { address, port })
         }
@@ -143,6 +184,7 @@ prop_compose! {
         version in 2_u8..4,
         enough: bool,
         link_local: bool,
+        (forwards, gateways) in (any::<bool>(), gateways()),
     ) -> ObservedBridge {
         let groups_max = if enough { GROUPS_MAX } else { 4096 };
         let learned_max = if enough { u32::try_from(LEARNED_MAX).ok() } else { Some(0) };
@@ -150,6 +192,9 @@ prop_compose! {
         let membership_interval = if enough { 51_000 } else { 26_000 };
         ObservedBridge {
             mark,
+            mac: if enough { GATEWAY_MAC } else { MacAddress([6; 6]) },
+            addresses: gateways,
+            forwards,
             mtu,
             up,
             snooping,
@@ -204,7 +249,7 @@ prop_compose! {
         let place = place.map_or(Place::Host, Place::Sandbox);
         ContainerEnd {
             place,
-            name: "shout0".parse().unwrap(),
+            name: "eth0".parse().unwrap(),
             mac,
             mtu,
             up,
@@ -239,11 +284,14 @@ prop_compose! {
         (igmp_mld_filter, max_rate) in (any::<bool>(), option::of(1_u32..3)),
         flood in btree_set(address(), 0..4),
         learned in 0_usize..2,
+        (gateways, way_out_filter, uplink) in (gateways(), any::<bool>(), option::of(uplink())),
         ports in vec(observed_port(), 0..4),
         foreign in btree_set((0_u8..2).prop_map(|n| format!("eth{n}").parse().unwrap()), 0..2),
     ) -> ObservedSegment {
         let flood = if tunnel.is_some() { flood } else { BTreeSet::new() };
         let max_rate = max_rate.filter(|_| igmp_mld_filter);
+        let gateways = gateways.iter().map(ipnet::IpNet::addr);
+        let gateways = gateways.filter(|_| igmp_mld_filter).collect();
         let learned = Learned { count: if tunnel.is_some() { learned } else { 0 }, from: None };
         let ports = ports.into_iter().collect();
         ObservedSegment {
@@ -251,6 +299,9 @@ prop_compose! {
             tunnel,
             igmp_mld_filter,
             max_rate,
+            gateways,
+            way_out_filter,
+            uplink,
             flood,
             learned,
             ports,
@@ -265,7 +316,8 @@ prop_compose! {
         sandboxes in btree_set(sandbox(), 0..4),
         underlay_filter in observed_underlay_filter(),
     ) -> FakeKernel {
-        let mut state = Observed { underlay_filter, segments, ..Observed::default() };
+        let way_out = Some(way_out());
+        let mut state = Observed { underlay_filter, way_out, segments, ..Observed::default() };
         for port in state.segments.values_mut().flat_map(|segment| segment.ports.values_mut()) {
             // A namespace that is gone takes its devices along.
             port.container_end = port.container_end.take().filter(|end| match &end.place {

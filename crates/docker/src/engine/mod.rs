@@ -33,7 +33,7 @@ use hyper::Method;
 pub use model::{
     AttachedEndpoint, DockerNetwork, EngineInfo, Ipam, IpamConfig, NetworkDetail, NetworkSpec,
 };
-pub use networks::{GATEWAY_BRIDGE, GatewayBridge};
+pub use networks::{GATEWAY_BRIDGE, GatewayBridge, LeadingOut};
 pub use plugins::ManagedPlugin;
 use tokio::time::{Instant, sleep_until, timeout_at};
 

@@ -1,4 +1,4 @@
-//! Calls for networks: list, inspect, create, remove, and `docker_gwbridge`.
+//! Calls for networks: list, inspect, create, remove, and bridges that lead out.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,7 @@ use hyper::{Method, StatusCode};
 use ipnet::IpNet;
 use serde::Deserialize;
 use shoutd_core::id::DockerNetworkId;
+use shoutd_core::plane::WAY_OUT_BRIDGE;
 
 use super::connection::{Content, Reply};
 use super::error::{CreateNetworkError, EngineError, RemoveNetworkError};
@@ -15,6 +16,34 @@ use super::{CHANGE_DEADLINE, EngineClient, QUERY_DEADLINE};
 /// The bridge network to which Docker attaches a container if no network of it has a gateway. The
 /// name is fixed in libnetwork (`default_gateway_linux.go`, `libnGWNetwork`).
 pub const GATEWAY_BRIDGE: &str = "docker_gwbridge";
+
+/// The label of a network that shoutd has the engine make for itself, and its value.
+const OWN_LABEL: (&str, &str) = ("shoutd.purpose", "way out of shoutd's networks");
+
+/// The longest prefix of a subnet of which a part is set aside for Docker.
+const SHARED_PREFIX_MAX: u8 = 28;
+/// The prefix of that part.
+const RANGE_PREFIX: u8 = 29;
+
+/// A bridge network that leads out, to be made by [`EngineClient::ensure_gateway_bridge`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeadingOut {
+    /// Docker's own: [`GATEWAY_BRIDGE`].
+    Docker,
+    /// That of shoutd's networks: [`WAY_OUT_BRIDGE`]. Docker's IPAM gives out only the lowest
+    /// addresses of its subnet, so that shoutd can use the others.
+    Shoutd,
+}
+
+impl LeadingOut {
+    /// The name of the network and of its bridge.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Docker => GATEWAY_BRIDGE,
+            Self::Shoutd => WAY_OUT_BRIDGE,
+        }
+    }
+}
 
 /// Result of [`EngineClient::ensure_gateway_bridge`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,78 +161,144 @@ impl EngineClient {
         })
     }
 
-    /// Creates `docker_gwbridge` if it does not exist, in the same way as the engine when the first
-    /// container needs it (libnetwork `createGWNetwork`, the same from 20.10 to 29). So its subnet
-    /// is known before we claim subnets for networks. It gets `subnet` if that is free; otherwise
-    /// the engine chooses.
+    /// Creates a bridge network that leads out if it does not exist, in the same way as the engine
+    /// creates `docker_gwbridge` when the first container needs it (libnetwork `createGWNetwork`,
+    /// the same from 20.10 to 29). So its subnet is known before we claim subnets for networks. It
+    /// gets `subnet` if that is free; otherwise the engine chooses. An existing network of a user
+    /// stays as it is.
     ///
     /// # Errors
     /// As [`create_network`](Self::create_network). It is not an error if another process creates
     /// it at the same time.
     pub async fn ensure_gateway_bridge(
         &self,
+        which: LeadingOut,
         subnet: Option<IpNet>,
     ) -> Result<GatewayBridge, EngineError> {
-        if let Some(network) = self.gateway_bridge().await? {
-            return Ok(GatewayBridge { network, created: false });
+        if let Some(network) = self.named(which).await? {
+            if !lacks_range(&network) {
+                return Ok(GatewayBridge { network, created: false });
+            }
+            // Somebody, or an earlier attempt, was interrupted between the two steps below.
+            return self.with_range(which, network).await;
         }
-        let created = match self.create_network(&gateway_bridge_spec(subnet)).await {
+        let created = match self.create_network(&spec(which, subnet)).await {
             // Another network of this engine has taken the subnet.
             Err(CreateNetworkError::SubnetOverlap { .. }) if subnet.is_some() => {
-                self.create_network(&gateway_bridge_spec(None)).await
+                self.create_network(&spec(which, None)).await
             }
             result => result,
         };
-        let created = match created {
-            Ok(_) => true,
-            Err(CreateNetworkError::NameTaken { .. }) => false,
-            Err(CreateNetworkError::Engine(error)) => return Err(error),
-            Err(error @ CreateNetworkError::SubnetOverlap { .. }) => {
-                return Err(EngineError::refused(
-                    "creating docker_gwbridge",
-                    StatusCode::FORBIDDEN,
-                    &error.to_string(),
-                ));
-            }
-        };
-        let network = self.gateway_bridge().await?;
-        let network = network.ok_or_else(|| {
-            EngineError::malformed(
-                "creating docker_gwbridge",
-                "it was created, but is missing in the list of networks",
-            )
-        })?;
+        let created = self.was_created(which, created)?;
+        let network = self.existing(which).await?;
+        if lacks_range(&network) {
+            return self.with_range(which, network).await;
+        }
         Ok(GatewayBridge { network, created })
     }
 
-    async fn gateway_bridge(&self) -> Result<Option<DockerNetwork>, EngineError> {
-        Ok(self.networks().await?.into_iter().find(|network| network.name == GATEWAY_BRIDGE))
+    /// Replaces a network whose subnet the engine has chosen by one with the same subnet, of which
+    /// only a part is for Docker: the engine does not take a part without a subnet.
+    async fn with_range(
+        &self,
+        which: LeadingOut,
+        network: DockerNetwork,
+    ) -> Result<GatewayBridge, EngineError> {
+        let subnet = network.ipam.configs.first().and_then(|config| config.subnet);
+        match self.remove_network(&network.id).await {
+            Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => {}
+            // A user has attached a container. It works without the part, too.
+            Err(RemoveNetworkError::InUse { .. }) => {
+                return Ok(GatewayBridge { network, created: false });
+            }
+            Err(RemoveNetworkError::Engine(error)) => return Err(error),
+        }
+        let created = self.create_network(&spec(which, subnet)).await;
+        let created = self.was_created(which, created)?;
+        Ok(GatewayBridge { network: self.existing(which).await?, created })
+    }
+
+    /// Whether we created the network, and not another process at the same time.
+    fn was_created(
+        &self,
+        which: LeadingOut,
+        created: Result<DockerNetworkId, CreateNetworkError>,
+    ) -> Result<bool, EngineError> {
+        match created {
+            Ok(_) => Ok(true),
+            Err(CreateNetworkError::NameTaken { .. }) => Ok(false),
+            Err(CreateNetworkError::Engine(error)) => Err(error),
+            Err(error @ CreateNetworkError::SubnetOverlap { .. }) => Err(EngineError::refused(
+                &format!("creating {}", which.name()),
+                StatusCode::FORBIDDEN,
+                &error.to_string(),
+            )),
+        }
+    }
+
+    async fn existing(&self, which: LeadingOut) -> Result<DockerNetwork, EngineError> {
+        self.named(which).await?.ok_or_else(|| {
+            EngineError::malformed(
+                &format!("creating {}", which.name()),
+                "it was created, but is missing in the list of networks",
+            )
+        })
+    }
+
+    async fn named(&self, which: LeadingOut) -> Result<Option<DockerNetwork>, EngineError> {
+        Ok(self.networks().await?.into_iter().find(|network| network.name == which.name()))
     }
 }
 
-fn gateway_bridge_spec(subnet: Option<IpNet>) -> NetworkSpec {
+/// Whether Docker's IPAM may give out all addresses of a network of ours.
+fn lacks_range(network: &DockerNetwork) -> bool {
+    let (label, value) = OWN_LABEL;
+    let is_ours = network.labels.get(label).is_some_and(|text| text == value);
+    let config = network.ipam.configs.first();
+    let needs_one = config.is_some_and(|config| {
+        config.ip_range.is_none()
+            && config.subnet.is_some_and(|subnet| subnet.prefix_len() <= SHARED_PREFIX_MAX)
+    });
+    is_ours && needs_one
+}
+
+/// A subnet with its first address as the gateway, of which Docker's IPAM gives out the lowest
+/// addresses only.
+fn shared(subnet: IpNet) -> IpamConfig {
+    let range = IpNet::new(subnet.network(), RANGE_PREFIX).ok();
+    let range = range.filter(|_| subnet.prefix_len() <= SHARED_PREFIX_MAX);
+    let gateway = subnet.hosts().next();
+    IpamConfig { subnet: Some(subnet), gateway, ip_range: range, ..IpamConfig::default() }
+}
+
+fn spec(which: LeadingOut, subnet: Option<IpNet>) -> NetworkSpec {
+    let (label, purpose) = OWN_LABEL;
+    let label = (label.to_owned(), purpose.to_owned());
+    let (labels, config) = match which {
+        LeadingOut::Docker => {
+            (BTreeMap::new(), subnet.map(|_| IpamConfig { subnet, ..IpamConfig::default() }))
+        }
+        LeadingOut::Shoutd => (BTreeMap::from([label]), subnet.map(shared)),
+    };
     let option =
         |name: &str, value: &str| (format!("com.docker.network.bridge.{name}"), value.to_owned());
     NetworkSpec {
-        name: GATEWAY_BRIDGE.to_owned(),
+        name: which.name().to_owned(),
         driver: "bridge".to_owned(),
         internal: false,
         attachable: false,
         enable_ipv4: true,
         enable_ipv6: false,
-        labels: BTreeMap::new(),
+        labels,
         options: BTreeMap::from([
-            option("name", GATEWAY_BRIDGE),
+            option("name", which.name()),
             option("enable_icc", "false"),
             option("enable_ip_masquerade", "true"),
         ]),
         ipam: Ipam {
             driver: "default".to_owned(),
             options: BTreeMap::new(),
-            configs: subnet
-                .map(|_| IpamConfig { subnet, ..IpamConfig::default() })
-                .into_iter()
-                .collect(),
+            configs: config.into_iter().collect(),
         },
     }
 }

@@ -2,7 +2,7 @@
 //! 20.10 to 29).
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use serde::Deserialize;
@@ -112,16 +112,23 @@ pub struct Join {
     /// The path of the container's sandbox, such as `/var/run/docker/netns/0123456789ab`. It
     /// identifies the sandbox; before Docker 28 the file may not exist yet.
     pub sandbox: String,
+    /// Whether the container publishes ports (`-p`, `-P`).
+    pub publishes: bool,
 }
 
-/// The answer to `Join`. It has no gateway. Unless `without_gateway` is set, Docker therefore
-/// attaches `docker_gwbridge`, for the default route and published ports.
+/// The answer to `Join`. Without a gateway, and unless `without_gateway` is set, Docker attaches
+/// `docker_gwbridge`, for the default route and published ports (libnetwork `default_gateway.go`,
+/// `needDefaultGW`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinReply {
     /// Name of the interface in the engine's network namespace, at most 15 bytes (`IFNAMSIZ`).
     pub interface: String,
     /// Prefix of the interface's name in the container; libnetwork adds a number.
     pub container_prefix: String,
+    /// The whole name instead, at most 15 bytes. Engines ignore it before moby#52866, of 2026.
+    pub container_name: Option<String>,
+    /// The gateway of the container's IPv4 default route.
+    pub gateway: Option<Ipv4Addr>,
     /// Routes in the container.
     pub routes: Vec<StaticRoute>,
     /// Whether Docker must not attach `docker_gwbridge`.
@@ -207,6 +214,8 @@ struct JoinJson {
     key: KeyJson,
     #[serde(rename = "SandboxKey", default, deserialize_with = "or_default")]
     sandbox: String,
+    #[serde(rename = "Options", default, deserialize_with = "or_default")]
+    options: BTreeMap<String, Value>,
 }
 
 impl FromBody for CreateNetwork {
@@ -349,7 +358,10 @@ impl FromBody for Join {
         if request.sandbox.is_empty() || request.sandbox.len() > 4096 {
             return Err(InvalidRequest::member("SandboxKey", &request.sandbox, "not a path"));
         }
-        Ok(Self { network, endpoint, sandbox: request.sandbox })
+        // The engine passes the sandbox's options, so that each of its networks has these.
+        let ports = request.options.get(&format!("{ENGINE_PREFIX}portmap"));
+        let publishes = ports.and_then(Value::as_array).is_some_and(|ports| !ports.is_empty());
+        Ok(Self { network, endpoint, sandbox: request.sandbox, publishes })
     }
 }
 
@@ -377,10 +389,10 @@ impl JoinReply {
         json!({
             "InterfaceName": {
                 "SrcName": self.interface,
-                "DstName": "",
+                "DstName": self.container_name.as_deref().unwrap_or_default(),
                 "DstPrefix": self.container_prefix,
             },
-            "Gateway": "",
+            "Gateway": self.gateway.map(|gateway| gateway.to_string()).unwrap_or_default(),
             "GatewayIPv6": "",
             "StaticRoutes": routes,
             "DisableGatewayService": self.without_gateway,

@@ -146,6 +146,8 @@ impl NetworkDriver for Recorder {
                     next_hop: Some("10.9.0.1".parse().unwrap()),
                 },
             ],
+            container_name: None,
+            gateway: Some("10.9.0.1".parse().unwrap()),
             without_gateway: false,
         })
     }

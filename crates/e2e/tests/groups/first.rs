@@ -44,13 +44,13 @@ fn firsts(network: &Network) -> Result<[Datagrams; 3]> {
     let broadcast = network.broadcast()?;
     let ways = [
         (
-            "UDP4-RECV:6081,ip-add-membership=239.5.5.5:shout0",
+            "UDP4-RECV:6081,ip-add-membership=239.5.5.5:eth0",
             "UDP4-DATAGRAM:239.5.5.5:6081,ip-multicast-ttl=4",
         ),
         ("UDP4-RECV:6083", &format!("UDP4-DATAGRAM:{broadcast}:6083,broadcast")),
         (
-            "UDP6-RECV:6084,ipv6-join-group=[ff15::5:5]:shout0",
-            "UDP6-DATAGRAM:[ff15::5:5]:6084,so-bindtodevice=shout0",
+            "UDP6-RECV:6084,ipv6-join-group=[ff15::5:5]:eth0",
+            "UDP6-DATAGRAM:[ff15::5:5]:6084,so-bindtodevice=eth0",
         ),
     ];
     Ok(ways.map(|(receive, send)| Datagrams { receive: receive.to_owned(), send: send.to_owned() }))

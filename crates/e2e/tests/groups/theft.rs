@@ -21,7 +21,7 @@ pub fn mac_address(cluster: &mut Cluster) -> Result<()> {
     let (victim, senders, thieves) =
         (start(&second)?, [start(&first)?, start(&second)?], [start(&second)?, start(&third)?]);
     let address = victim.address("foo")?;
-    let mac = victim.sh("cat /sys/class/net/shout0/address")?;
+    let mac = victim.sh("cat /sys/class/net/eth0/address")?;
     let mut streams = Vec::new();
     for (sender, port) in senders.iter().zip(PORTS) {
         let to = SocketAddr::new(address.into(), port);
@@ -51,9 +51,9 @@ pub fn mac_address(cluster: &mut Cluster) -> Result<()> {
 fn steal(thief: &Container, mac: &str, address: Ipv4Addr) -> Result<()> {
     let inside = format!("nsenter --net=/proc/{}/ns/net", thief.inspect("{{.State.Pid}}")?);
     thief.host.sh(&format!(
-        "{inside} sh -c 'echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore && ip link set shout0 \
-         address {mac} && for n in $(seq 200); do ip link show shout0 | grep -q {mac} || break; \
-         sleep 0.05; done && ip link add link shout0 name stolen address {mac} type macvlan mode \
+        "{inside} sh -c 'echo 1 > /proc/sys/net/ipv4/conf/all/arp_ignore && ip link set eth0 \
+         address {mac} && for n in $(seq 200); do ip link show eth0 | grep -q {mac} || break; \
+         sleep 0.05; done && ip link add link eth0 name stolen address {mac} type macvlan mode \
          bridge && ip link set stolen up && ip address add {address}/32 dev stolen'"
     ))?;
     for kind in ["-U", "-A"] {

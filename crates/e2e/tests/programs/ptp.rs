@@ -16,7 +16,7 @@ const WITH_PTP: [&str; 3] =
 
 /// Intervals are powers of two, in seconds. They are shorter than linuxptp's defaults, so that the
 /// test is short.
-const QUICK: &str = "--free_running=1 -S -m -q -i shout0 --uds_address=/tmp/ptp4l \
+const QUICK: &str = "--free_running=1 -S -m -q -i eth0 --uds_address=/tmp/ptp4l \
                      --logAnnounceInterval=-1 --logSyncInterval=-3 --logMinDelayReqInterval=-3 \
                      --freq_est_interval=0 --summary_interval=-3";
 
@@ -90,7 +90,7 @@ fn serve(hosts: &[Host; 3], domain: Domain) -> Result<()> {
         master.wait_for_line(SOON, |line| line.contains("assuming the grand master role"))?;
     let table = format!(
         "[unicast_master_table]\\ntable_id 1\\nlogQueryInterval 0\\nUDPv4 \
-         {}\\n[shout0]\\nunicast_master_table 1\\n",
+         {}\\n[eth0]\\nunicast_master_table 1\\n",
         containers[0].address("foo")?
     );
     let slaves = containers[1..].iter().map(|container| {

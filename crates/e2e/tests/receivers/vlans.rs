@@ -50,11 +50,11 @@ fn say(receiver: &Container, kind: u8, vlan: u8) -> Result<()> {
 
 /// Sends a frame out of the container as its own program would, by a packet socket.
 fn send(container: &Container, frame: &[u8]) -> Result<()> {
-    let own = container.sh("cat /sys/class/net/shout0/address")?;
+    let own = container.sh("cat /sys/class/net/eth0/address")?;
     let own: String = own.trim().split(':').map(|octet| format!("\\x{octet}")).collect();
     let (to, rest) = frame.split_at(6);
     let text = escaped(to) + &own + &escaped(rest);
-    container.sh(&format!("printf '{text}' | socat -u - INTERFACE:shout0")).map(drop)
+    container.sh(&format!("printf '{text}' | socat -u - INTERFACE:eth0")).map(drop)
 }
 
 /// Octets as an argument of `printf`.

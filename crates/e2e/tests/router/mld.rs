@@ -28,10 +28,10 @@ pub fn pim6(cluster: &mut Cluster) -> Result<()> {
     let receivers = [Container::start(&third, "to", &[])?, Container::start(&first, "to", &[])?];
     // socat has no name for the hop limit of IPv6 multicast (`IPPROTO_IPV6`,
     // `IPV6_MULTICAST_HOPS`), so the option is numeric.
-    let hops = "so-bindtodevice=shout0,setsockopt-int=41:18:8";
+    let hops = "so-bindtodevice=eth0,setsockopt-int=41:18:8";
     let group = Group {
         send: format!("UDP6-DATAGRAM:[{GROUP}]:6114,{hops}"),
-        receive: format!("UDP6-RECV:6114,ipv6-join-group=[{GROUP}]:shout0"),
+        receive: format!("UDP6-RECV:6114,ipv6-join-group=[{GROUP}]:eth0"),
         routes: "/proc/net/ip6_mr_cache",
         // With all its zeros.
         shown: GROUP.segments().map(|segment| format!("{segment:04x}")).join(":"),
@@ -58,7 +58,7 @@ fn start(router: &Container, version: u8) -> Result<Vec<Process>> {
     let lines = format!("ipv6 pim\\n ipv6 mld\\n ipv6 mld version {version}\\n {times}");
     let point = format!("router pim6\\n rp {address} ff00::/8\\nexit");
     let interfaces =
-        ["shout0", "shout1"].map(|name| format!("interface {name}\\n {lines}exit\\n")).concat();
+        ["eth0", "eth1"].map(|name| format!("interface {name}\\n {lines}exit\\n")).concat();
     let config = format!("{point}\\n{interfaces}");
     router.sh(&format!(
         "grep -q frrvty /etc/group || echo frrvty:x:9999:root >> /etc/group; mkdir -p \

@@ -196,6 +196,8 @@ impl Agent {
             mac: MacAddress::for_ipv4(address),
             sandbox: None,
             multicast_routes: BTreeSet::new(),
+            interface_name: None,
+            default_route: None,
             created: self.now(),
             left: None,
             container: None,

@@ -1,14 +1,15 @@
 //! Endpoints: an address that is leased to this host, and an interface that the reconciler creates
 //! for the container.
 
-use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use shoutd_core::driver::Wanted;
 use shoutd_core::local::{Endpoint, LocalRefusal};
-use shoutd_core::plane::{CONTAINER_PREFIX, DeviceName};
+use shoutd_core::plane::DeviceName;
 use shoutd_core::{EndpointId, MacAddress, NetworkId};
 use shoutd_docker::plugin::{
     CreateEndpoint, CreatedInterface, DriverError, Join, JoinReply, StaticRoute,
@@ -17,8 +18,13 @@ use tracing::{info, warn};
 
 use super::{Driver, driver_error, naming};
 use crate::app::clock;
+use crate::app::condition::met;
 use crate::ipam::claims::Claim;
 use crate::ipam::leases;
+
+/// How long `Join` waits for the way out of a network. It is made with the network's first endpoint
+/// on this host, and its bridge when shoutd meets the engine.
+const WAY_OUT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// `CreateEndpoint`. If it fails, Docker does not call `DeleteEndpoint`, so a failure may leave
 /// nothing behind but leases, which are returned automatically.
@@ -61,6 +67,8 @@ pub async fn create(
         mac,
         sandbox: None,
         multicast_routes: BTreeSet::new(),
+        interface_name: interface_name(&request.options),
+        default_route: None,
         created: clock::now(),
         left: None,
         container: None,
@@ -70,6 +78,11 @@ pub async fn create(
     added.await.map_err(driver_error)?;
     leases::attach(&driver.services.agreement, &attached).await;
     Ok(CreatedInterface { mac })
+}
+
+/// The name that the user asked for, on engines that take it. They have checked it.
+fn interface_name(options: &BTreeMap<String, String>) -> Option<DeviceName> {
+    options.get("com.docker.network.endpoint.ifname").and_then(|name| name.parse().ok())
 }
 
 /// Refuses a MAC address that another endpoint has: both would take each other's packets. Only a
@@ -102,11 +115,14 @@ pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverEr
     // the interface in the sandbox, which engines before 28 create only after this call.
     driver.services.plane.settle(&network, &request.endpoint).await.map_err(driver_error)?;
     driver.services.advertiser.ready(&network, &request.endpoint).await;
+    let gateway = if request.publishes { None } else { gateway(driver, &network, endpoint).await };
     let sandbox = Path::new(&request.sandbox);
-    // Without these routes, multicast would take the default route through `docker_gwbridge`.
+    // With several interfaces, the default route, which multicast takes without these routes, may
+    // lead to another network.
     let cluster = driver.services.agreement.cluster();
     let joined = driver.services.local.try_change(|local| {
-        local.join(&request.endpoint, sandbox, |network| cluster.multicast_routes(network)).cloned()
+        let routes_of = |network: &NetworkId| cluster.multicast_routes(network);
+        local.join(&request.endpoint, sandbox, gateway, routes_of).cloned()
     });
     let endpoint = joined.await.map_err(driver_error)?;
     let routes = endpoint.multicast_routes.iter();
@@ -122,10 +138,34 @@ pub async fn join(driver: &Driver, request: &Join) -> Result<JoinReply, DriverEr
     );
     Ok(JoinReply {
         interface: DeviceName::container(&request.endpoint).to_string(),
-        container_prefix: CONTAINER_PREFIX.to_owned(),
+        container_prefix: cluster.interface_prefix(&network).to_owned(),
+        container_name: endpoint.interface_name.as_ref().map(DeviceName::to_string),
+        gateway,
         routes,
         without_gateway: false,
     })
+}
+
+/// The gateway of a container that publishes no ports: its network's, once packets go out by it.
+/// Without one, Docker attaches `docker_gwbridge`, as it does for published ports.
+async fn gateway(driver: &Driver, network: &NetworkId, endpoint: &Endpoint) -> Option<Ipv4Addr> {
+    let cluster = driver.services.agreement.cluster();
+    let known = cluster.networks.get(network)?;
+    let gateway = known.gateway_of(&endpoint.addresses)?;
+    let observed = driver.services.plane.watch_observed();
+    let leads_out = met(&observed, WAY_OUT_DEADLINE, |observed| observed.leads_out(known.vni));
+    match leads_out.await {
+        Ok(_) => Some(gateway),
+        Err(unmet) => {
+            let title = known.title(network);
+            warn!(
+                network = title,
+                "a container gets Docker's way out, as a second interface: its \
+                   network's own is not ready: {unmet}"
+            );
+            None
+        }
+    }
 }
 
 /// `Leave`. Docker moves the interface out of the container when this returns. The reconciler has
