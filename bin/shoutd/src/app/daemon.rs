@@ -248,7 +248,7 @@ impl Daemon {
     fn spawn(self, parts: Parts, stop: &CancellationToken) -> Tasks {
         let services = parts.services;
         let mut tasks = Tasks::default();
-        let driver = Arc::new(Driver::new(services.clone()));
+        let driver = Arc::new(Driver::new(services.clone(), parts.follower.state.subscribe()));
         let serve =
             |socket, router| sockets::serve(socket, router, services.events.clone(), stop.clone());
         let router = plugin::router(driver.clone(), Scope::Local);

@@ -15,7 +15,9 @@ use shoutd_core::cluster::Network;
 use shoutd_core::events::EventKind;
 use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::local::Endpoint;
-use shoutd_core::plane::{Desired, DeviceName, MTU_OPTION, Observed, Underlay, mtu_excess};
+use shoutd_core::plane::{
+    Desired, DeviceName, MTU_OPTION, Observed, Underlay, mtu_excess, way_out_problem,
+};
 use shoutd_core::stale::Interface;
 use shoutd_core::{EndpointId, NetworkId, Vni};
 use shoutd_dataplane::{ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
@@ -235,6 +237,9 @@ impl Plane {
         problems.extend(self.reconciler.suspensions(|vni| self.title(vni)));
         problems.extend(self.groups_beyond());
         problems.extend(self.mtu_excesses());
+        problems.extend(
+            self.requests.current().and_then(|(desired, _)| way_out_problem(&desired, &observed)),
+        );
         problems
     }
 

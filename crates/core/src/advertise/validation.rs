@@ -27,6 +27,7 @@ use crate::cluster::{Cluster, Network};
 use crate::limits::{REJECTIONS_PER_NETWORK_MAX, REPORTED_REJECTIONS_MAX};
 use crate::local::Local;
 use crate::names::Name;
+use crate::plane::GATEWAY_MAC;
 use crate::plane::resolves_public_names;
 use crate::{EndpointId, HostId, MacAddress, NetworkId};
 
@@ -233,7 +234,8 @@ enum Verdict {
 
 impl Claims {
     fn verdict(&self, endpoint: &AdvertisedEndpoint) -> Verdict {
-        if self.local.contains(&endpoint.mac) {
+        // This host's gateways have theirs on every network.
+        if self.local.contains(&endpoint.mac) || endpoint.mac == GATEWAY_MAC {
             return Verdict::Taken(None);
         }
         match self.others.get(&endpoint.mac) {

@@ -5,6 +5,7 @@ mod address;
 mod creation;
 mod deletion;
 mod eviction;
+mod gateway;
 
 pub use address::{
     AddressAnswer, InvalidAddress, PoolRange, answer_address, choose_subnet, pools_to_try,
@@ -13,3 +14,4 @@ pub use address::{
 pub use creation::{MirrorRefusal, bind, check_mirror};
 pub use deletion::{Deleted, RemovalState, delete_copy, removal_state};
 pub use eviction::{Wanted, rival};
+pub use gateway::crashes_with_gateways;

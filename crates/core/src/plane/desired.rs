@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::gateway;
 use super::options::{interface_prefix, learns, max_rate};
-use super::{DeviceName, InterfaceName, UnderlayFilter};
+use super::{DeviceName, GATEWAY_MAC, InterfaceName, UnderlayFilter};
 use crate::advertise::{AdvertisedNetwork, PeerStates};
 use crate::cluster::{Cluster, Network};
 use crate::limits::{MTU_MIN, OVERHEAD_IPV4, OVERHEAD_IPV6, PORT};
@@ -324,7 +324,9 @@ fn remote_macs(others: &[RemoteHost]) -> BTreeMap<MacAddress, IpAddr> {
     let mut places: BTreeMap<MacAddress, Option<IpAddr>> = BTreeMap::new();
     for RemoteHost { address, advertised, .. } in others {
         let endpoints = advertised.iter().flat_map(|network| network.endpoints.values());
-        for endpoint in endpoints.filter(|endpoint| endpoint.mac.is_unicast()) {
+        let pinned =
+            endpoints.filter(|endpoint| endpoint.mac.is_unicast() && endpoint.mac != GATEWAY_MAC);
+        for endpoint in pinned {
             let place = places.entry(endpoint.mac).or_insert(Some(*address));
             *place = place.filter(|known| known == address);
         }

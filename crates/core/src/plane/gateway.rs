@@ -187,6 +187,29 @@ impl Observed {
     }
 }
 
+/// Why containers of this host's networks have no way out by their gateways, if that is so.
+pub fn way_out_problem(desired: &Desired, observed: &Observed) -> Option<String> {
+    let wanted = desired.segments.values().filter(|segment| segment.has_way_out()).count();
+    let Some(way_out) = observed.way_out.filter(|_| wanted > 0) else {
+        return (wanted > 0).then(|| {
+            format!(
+                "Docker network {WAY_OUT_BRIDGE} has no bridge on this host, so new containers \
+                 get docker_gwbridge as a second interface; see the log for why Docker does not \
+                 create it"
+            )
+        });
+    };
+    let without = wanted.saturating_sub(uplink_addresses(desired, observed).len());
+    (without > 0).then(|| {
+        format!(
+            "subnet {} of Docker network {WAY_OUT_BRIDGE} has no address for {without} of the \
+             networks in use here, so their new containers get docker_gwbridge as a second \
+             interface; create that network again with a larger subnet",
+            way_out.address.trunc()
+        )
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::IpAddr;
@@ -268,6 +291,17 @@ mod tests {
         let all: BTreeSet<Ipv4Addr> = found.values().map(Ipv4Net::addr).collect();
         assert_eq!((found.len(), all.len()), (5, 5));
         assert!(!all.contains(&Ipv4Addr::new(172, 19, 0, 1)));
+    }
+
+    #[test]
+    fn a_missing_bridge_and_a_full_subnet_are_problems() {
+        let problem =
+            |networks, observed: Observed| way_out_problem(&desired(1..=networks), &observed);
+        assert_eq!(problem(0, Observed::default()), None);
+        assert!(problem(1, Observed::default()).unwrap().contains("has no bridge"));
+        assert_eq!(problem(5, observed("172.19.0.1/29", &[])), None);
+        let full = problem(9, observed("172.19.0.1/29", &[])).unwrap();
+        assert!(full.contains("172.19.0.0/29") && full.contains("for 4 of"), "{full}");
     }
 
     #[test]

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use shoutd_core::driver::Wanted;
+use shoutd_core::driver::{Wanted, crashes_with_gateways};
 use shoutd_core::local::{Endpoint, LocalRefusal};
-use shoutd_core::plane::DeviceName;
-use shoutd_core::{EndpointId, MacAddress, NetworkId};
+use shoutd_core::plane::{DeviceName, GATEWAY_MAC};
+use shoutd_core::{EndpointId, MacAddress, NetworkId, view};
 use shoutd_docker::plugin::{
     CreateEndpoint, CreatedInterface, DriverError, Join, JoinReply, StaticRoute,
 };
@@ -46,6 +46,11 @@ pub async fn create(
     // A Swarm itself allocates addresses for all its nodes. It reuses an address of a lost node at
     // once.
     let is_swarm = cluster.networks.get(&network).is_some_and(|known| known.settings.swarm);
+    if request.mac == Some(GATEWAY_MAC) {
+        return Err(DriverError::new(format!(
+            "MAC address {GATEWAY_MAC} is that of the networks' gateways; give another one, or none"
+        )));
+    }
     if let Some(mac) = request.mac {
         ensure_mac_is_free(driver, &network, mac).await?;
     }
@@ -152,6 +157,13 @@ async fn gateway(driver: &Driver, network: &NetworkId, endpoint: &Endpoint) -> O
     let cluster = driver.services.agreement.cluster();
     let known = cluster.networks.get(network)?;
     let gateway = known.gateway_of(&endpoint.addresses)?;
+    let crashes = match &*driver.engine.borrow() {
+        view::Engine::Serving(version) => crashes_with_gateways(version),
+        view::Engine::Absent(_) => false,
+    };
+    if crashes {
+        return None;
+    }
     let observed = driver.services.plane.watch_observed();
     let leads_out = met(&observed, WAY_OUT_DEADLINE, |observed| observed.leads_out(known.vni));
     match leads_out.await {

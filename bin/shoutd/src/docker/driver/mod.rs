@@ -17,12 +17,13 @@ use ipnet::IpNet;
 use parking_lot::Mutex;
 use shoutd_core::events::EventKind;
 use shoutd_core::local::Local;
-use shoutd_core::{DockerNetworkId, NetworkId};
+use shoutd_core::{DockerNetworkId, NetworkId, view};
 use shoutd_docker::plugin::{
     AllocateNetwork, CreateEndpoint, CreateNetwork, CreatedInterface, DriverError, EndpointKey,
     GrantedPool, IpamDriver, Join, JoinReply, NetworkDriver, PoolId, ReleaseAddress,
     RequestAddress, RequestPool, Scope,
 };
+use tokio::sync::watch;
 
 use crate::app::services::Services;
 
@@ -30,14 +31,16 @@ use crate::app::services::Services;
 #[derive(Debug)]
 pub struct Driver {
     services: Services,
+    /// Whether the engine answers, and its version.
+    engine: watch::Receiver<view::Engine>,
     /// Subnets that we chose for networks that Docker is about to create.
     granted: Mutex<BTreeMap<IpNet, Instant>>,
 }
 
 impl Driver {
-    /// The driver with these services.
-    pub fn new(services: Services) -> Self {
-        Self { services, granted: Mutex::default() }
+    /// The driver with these services, for this engine.
+    pub fn new(services: Services, engine: watch::Receiver<view::Engine>) -> Self {
+        Self { services, engine, granted: Mutex::default() }
     }
 
     /// The network of the cluster that a Docker network belongs to.
