@@ -4,7 +4,9 @@ use std::net::Ipv4Addr;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
-use shoutd_e2e::{Cluster, Container, Network, SOON, Stream, one_on_each, run_checks};
+use shoutd_e2e::{
+    Cluster, Container, Network, SOON, Stream, await_network, one_on_each, run_checks,
+};
 use shoutd_lab::{Host, Process, wait_until};
 
 /// The MAC address of every gateway.
@@ -30,6 +32,7 @@ fn main() -> ExitCode {
             ("the way out leads to nothing that Docker keeps apart", isolation),
             ("connections survive shoutd, the engine and a prune", connections_survive),
             ("packets that are too large for the way out are told", path_mtu),
+            ("a way out that is in the way of a network gets another subnet", in_the_way),
         ],
     )
 }
@@ -329,4 +332,28 @@ fn path_mtu(cluster: &mut Cluster) -> Result<()> {
     let told = unreachable()?;
     ensure!(told != before, "no ICMP error reached the container");
     first.sh("ip link set shoutd_gwbridge mtu 1500").map(drop)
+}
+
+/// The engine of a host that joins later chooses a subnet that a network of the cluster has: it
+/// does not know the network yet.
+fn in_the_way(cluster: &mut Cluster) -> Result<()> {
+    let first = cluster.host(1)?;
+    let _foo = Network::create(cluster, &first, "foo", &["--subnet=172.21.0.0/16"])?;
+    let fourth = cluster.add_host()?;
+    for subnet in ["172.19.0.0/16", "172.20.0.0/16"] {
+        let name = subnet.replace(['.', '/'], "-");
+        fourth.docker(["network", "create", "--subnet", subnet, &name])?;
+    }
+    cluster.join(&fourth, &first)?;
+    let template = "{{range .IPAM.Config}}{{.Subnet}}{{end}}";
+    let subnet = || fourth.docker(["network", "inspect", "--format", template, "shoutd_gwbridge"]);
+    await_network(&fourth, "foo")?;
+    wait_until("another subnet", SOON, || {
+        Ok((!subnet()?.trim().starts_with("172.21.")).then_some(()))
+    })?;
+    let container = Container::start(&fourth, "foo", &[])?;
+    ensure_only(&container, "172.21.0.1", "eth0")?;
+    let problems = fourth.sh("shoutdctl status || true")?;
+    ensure!(!problems.contains("shoutd_gwbridge"), "{problems}");
+    Ok(())
 }

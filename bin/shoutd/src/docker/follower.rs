@@ -1,10 +1,13 @@
 //! Follows this host's Docker Engine: keeps its networks in step with the cluster, reports its
 //! subnets, and forgets endpoints that it no longer has.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use ipnet::IpNet;
+use shoutd_core::driver::choose_subnet;
 use shoutd_core::events::EventKind;
 use shoutd_core::view::{self, Membership};
 use shoutd_dataplane::UnderlayInterface;
@@ -71,7 +74,6 @@ impl EngineFollower {
         self.services.engine.wait_until_serving(PATIENCE).await?;
         let info = self.services.engine.engine_info().await?;
         self.ensure_gateway_bridge(LeadingOut::Docker).await?;
-        self.ensure_way_out().await;
         // Subscribe before the first comparison, so that no event in between is missed.
         let mut events = self.services.engine.network_events(None).await?;
         let mut cluster = self.services.agreement.watch();
@@ -112,10 +114,12 @@ impl EngineFollower {
     async fn compare(&self) -> Result<(), EngineError> {
         let mut networks = self.mirrors.reconcile().await?;
         // `docker network prune` removes them while no container is attached.
-        if !has(&networks, LeadingOut::Docker) {
+        if !networks.iter().any(|network| is(network, LeadingOut::Docker)) {
             networks.push(self.ensure_gateway_bridge(LeadingOut::Docker).await?);
         }
-        if !has(&networks, LeadingOut::Shoutd) {
+        let way_out = networks.iter().position(|network| is(network, LeadingOut::Shoutd));
+        if way_out.and_then(|at| networks.get(at)).is_none_or(|found| self.is_in_the_way(found)) {
+            way_out.map(|at| networks.remove(at));
             networks.extend(self.ensure_way_out().await);
         }
         let underlay = self.underlay.borrow().clone();
@@ -146,9 +150,35 @@ impl EngineFollower {
         Ok(bridge.network)
     }
 
+    /// Whether a network that shoutd had the engine make has a subnet that overlaps a network of
+    /// the cluster. The engine chose it, and knows only this host.
+    fn is_in_the_way(&self, network: &DockerNetwork) -> bool {
+        let cluster = self.services.agreement.cluster();
+        let mut subnets = network.ipam.configs.iter().filter_map(|config| config.subnet);
+        network.leads_out_for_shoutd()
+            && subnets.any(|subnet| cluster.has_overlapping_network(subnet))
+    }
+
+    /// Makes the way out of shoutd's networks, with a subnet that no network of the cluster
+    /// overlaps.
+    async fn make_way_out(&self) -> Result<DockerNetwork, EngineError> {
+        let network = self.ensure_gateway_bridge(LeadingOut::Shoutd).await?;
+        let agreement = &self.services.agreement;
+        let free = choose_subnet(&agreement.cluster(), agreement.me, &BTreeSet::new());
+        match free.filter(|_| self.is_in_the_way(&network)) {
+            Some(free) => {
+                let subnet = Some(IpNet::V4(free));
+                let engine = &self.services.engine;
+                let replaced = engine.replace_gateway_bridge(LeadingOut::Shoutd, network, subnet);
+                Ok(replaced.await?.network)
+            }
+            None => Ok(network),
+        }
+    }
+
     /// The way out of shoutd's networks. Without it, Docker gives containers its own.
     async fn ensure_way_out(&self) -> Option<DockerNetwork> {
-        match self.ensure_gateway_bridge(LeadingOut::Shoutd).await {
+        match self.make_way_out().await {
             Ok(network) => Some(network),
             Err(error) => {
                 warn!("containers get Docker's way out, as a second interface: {error}");
@@ -158,6 +188,6 @@ impl EngineFollower {
     }
 }
 
-fn has(networks: &[DockerNetwork], which: LeadingOut) -> bool {
-    networks.iter().any(|network| network.name == which.name())
+fn is(network: &DockerNetwork, which: LeadingOut) -> bool {
+    network.name == which.name()
 }

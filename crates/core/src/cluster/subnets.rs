@@ -53,6 +53,12 @@ pub fn with_routes(certain: Vec<ReportedSubnet>, routes: &[HostRoute]) -> Vec<Re
 }
 
 impl Cluster {
+    /// Whether a network has a subnet that overlaps this one.
+    pub fn has_overlapping_network(&self, subnet: IpNet) -> bool {
+        let mut pools = self.networks.values().flat_map(|network| &network.settings.pools);
+        pools.any(|pool| overlap(pool.subnet, subnet))
+    }
+
     /// Checks the subnets of a new network.
     pub(super) fn check_pools(&self, id: &NetworkId, pools: &[Pool]) -> Result<(), Refusal> {
         if !pools.iter().any(|pool| matches!(pool.subnet, IpNet::V4(_))) {

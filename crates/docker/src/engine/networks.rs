@@ -205,6 +205,20 @@ impl EngineClient {
         network: DockerNetwork,
     ) -> Result<GatewayBridge, EngineError> {
         let subnet = network.ipam.configs.first().and_then(|config| config.subnet);
+        self.replace_gateway_bridge(which, network, subnet).await
+    }
+
+    /// Replaces a network that leads out by one with this subnet, unless a container is attached to
+    /// it. Call it only for a network of ours ([`DockerNetwork::leads_out_for_shoutd`]).
+    ///
+    /// # Errors
+    /// As [`create_network`](Self::create_network).
+    pub async fn replace_gateway_bridge(
+        &self,
+        which: LeadingOut,
+        network: DockerNetwork,
+        subnet: Option<IpNet>,
+    ) -> Result<GatewayBridge, EngineError> {
         match self.remove_network(&network.id).await {
             Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => {}
             // A user has attached a container. It works without the part, too.
@@ -250,16 +264,22 @@ impl EngineClient {
     }
 }
 
+impl DockerNetwork {
+    /// Whether shoutd had the engine make this network as its way out; not a user's of that name.
+    pub fn leads_out_for_shoutd(&self) -> bool {
+        let (label, value) = OWN_LABEL;
+        self.labels.get(label).is_some_and(|text| text == value)
+    }
+}
+
 /// Whether Docker's IPAM may give out all addresses of a network of ours.
 fn lacks_range(network: &DockerNetwork) -> bool {
-    let (label, value) = OWN_LABEL;
-    let is_ours = network.labels.get(label).is_some_and(|text| text == value);
     let config = network.ipam.configs.first();
     let needs_one = config.is_some_and(|config| {
         config.ip_range.is_none()
             && config.subnet.is_some_and(|subnet| subnet.prefix_len() <= SHARED_PREFIX_MAX)
     });
-    is_ours && needs_one
+    network.leads_out_for_shoutd() && needs_one
 }
 
 /// A subnet with its first address as the gateway, of which Docker's IPAM gives out the lowest
