@@ -17,7 +17,7 @@ const WORLD: &str = "10.77.0.254";
 fn main() -> ExitCode {
     run_checks(
         || {
-            let cluster = Cluster::up("wayout", 3)?;
+            let cluster = Cluster::up_mixed("wayout", 3)?;
             cluster.form([1, 2, 3])?;
             for host in cluster.hosts() {
                 live_restore(&host)?;
