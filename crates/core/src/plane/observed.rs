@@ -178,6 +178,7 @@ impl ObservedSegment {
         let is_used = self.bridge.is_some()
             || self.tunnel.is_some()
             || self.igmp_mld_filter
+            || self.way_out_filter
             || self.uplink.is_some()
             || !self.ports.is_empty();
         is_used || self.foreign.is_empty()
