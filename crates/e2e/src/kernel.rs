@@ -7,8 +7,8 @@ use shoutd_lab::Host;
 /// namespace, the socket that receives VXLAN (UDP port 7789, 1E6D in hexadecimal).
 const LEFT: &str = r"
 for file in /run/netns/shout-*; do [ -e $file ] && echo namespace $file; done
-ip -brief link | grep -E '^(shp|shc|shoutvx|shoutbr)' | sed 's/^/device /'
-ip -details link | grep -B 3 'alias shoutd' | sed 's/^/device /'
+ip -brief link | grep -E '^(shp|shc|shg|shoutvx|shoutbr)' | sed 's/^/device /'
+ip -oneline link | grep 'alias shoutd' | cut -d ' ' -f 2 | sed 's/^/device with our alias /'
 grep --no-filename ':1E6D ' /proc/net/udp /proc/net/udp6 | sed 's/^/socket /'
 true";
 

@@ -61,7 +61,7 @@ fn refused(cluster: &mut Cluster) -> Result<()> {
         (
             "unknown",
             ["-o", "shoutd.nonesuch=1", "--subnet=10.62.0.0/24"],
-            "it has shoutd.mac-moves",
+            "it has shoutd.interface-prefix",
         ),
         ("secret", ["-o", "encrypted", "--subnet=10.64.0.0/24"], "VXLAN in the clear"),
         ("six", ["--ipv6", "--subnet=10.63.0.0/24", "--subnet=fd63::/64"], "without --ipv6"),

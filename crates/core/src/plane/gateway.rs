@@ -7,9 +7,9 @@
 //! segment with the uplink's address, which is of the way-out bridge's subnet.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::{Action, Desired, Observed, ObservedBridge, ObservedSegment, OwnerTag, Segment};
 use crate::cluster::Network;
@@ -18,6 +18,11 @@ use crate::{MacAddress, Vni};
 /// The MAC address of every segment's bridge. The addresses of endpoints are made of their IPv4
 /// addresses in the same way, and none has 0.0.0.1.
 pub const GATEWAY_MAC: MacAddress = MacAddress([0x02, 0x73, 0, 0, 0, 1]);
+/// The IPv6 link-local address of every segment's bridge. MLD queries come from it, and of two
+/// queriers the one with the lower address remains (RFC 3810, section 7.6.2). So it is the highest:
+/// a multicast router in a container must remain.
+pub const GATEWAY_LINK_LOCAL: Ipv6Net =
+    Ipv6Net::new_assert(Ipv6Addr::new(0xfe80, 0, 0, 0, 0xffff, 0xffff, 0xffff, 0xfffe), 64);
 /// Name of every segment's end of its uplink.
 pub const UPLINK: &str = "shoutup0";
 /// Name of the way-out bridge, and of its Docker network.

@@ -30,7 +30,8 @@ pub use desired::{
 pub use diff::diff;
 pub use forwarding::{Destination, Filter, Forwarding, UNREGISTERED};
 pub use gateway::{
-    GATEWAY_MAC, ObservedUplink, ObservedWayOut, UPLINK, UplinkFar, WAY_OUT_BRIDGE, way_out_problem,
+    GATEWAY_LINK_LOCAL, GATEWAY_MAC, ObservedUplink, ObservedWayOut, UPLINK, UplinkFar,
+    WAY_OUT_BRIDGE, way_out_problem,
 };
 pub use learning::{Learned, Learning, Suspension};
 pub use observed::{

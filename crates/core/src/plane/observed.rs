@@ -225,8 +225,8 @@ pub struct ObservedBridge {
     pub membership_interval: u64,
     /// The limit for learned MAC addresses, 0 for none; `None` if the kernel cannot limit them.
     pub learned_max: Option<u32>,
-    /// Whether it has the IPv6 link-local address of its MAC address, which it needs to send MLD
-    /// queries; true if the kernel has no IPv6.
+    /// Whether it has [`GATEWAY_LINK_LOCAL`](super::GATEWAY_LINK_LOCAL), which it needs to send MLD
+    /// queries, and no other link-local address; true if the kernel has no IPv6.
     pub link_local: bool,
 }
 

@@ -2,20 +2,19 @@
 //! is complete. Later actions tune it.
 
 use std::collections::BTreeSet;
-use std::net::Ipv6Addr;
 use std::path::Path;
 
-use ipnet::{IpNet, Ipv6Net};
+use ipnet::IpNet;
 use shoutd_core::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, TUNNEL_ADDRESSES_MAX};
 use shoutd_core::plane::{
-    Action, BRIDGE, DeviceName, GATEWAY_MAC, GROUPS_MAX, IGMP_VERSION, MEMBERSHIP_INTERVAL,
-    MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, OwnerTag, Place, Port,
-    TUNNEL, UPLINK, Vtep, namespace_name,
+    Action, BRIDGE, DeviceName, GATEWAY_LINK_LOCAL, GATEWAY_MAC, GROUPS_MAX, IGMP_VERSION,
+    MEMBERSHIP_INTERVAL, MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS,
+    OwnerTag, Place, Port, TUNNEL, UPLINK, Vtep, namespace_name,
 };
 use shoutd_core::{NetworkId, Vni};
 use shoutd_netlink::{
-    BridgeSettings, GroupFilter, Kind, Link, LinkChange, Mac, Namespace, NewVeth, NewVxlan, Route,
-    VethEnd,
+    Address, BridgeSettings, GroupFilter, Kind, Link, LinkChange, Namespace, NewVeth, NewVxlan,
+    Route, VethEnd,
 };
 
 use super::handle::{SandboxHandle, SegmentHandle};
@@ -339,7 +338,14 @@ impl SegmentHandle {
         };
         self.route.change_link(bridge.index, &change)?;
         if ipv6 {
-            self.route.add_address(bridge.index, link_local(GATEWAY_MAC.0))?;
+            self.route.add_address(bridge.index, GATEWAY_LINK_LOCAL.into())?;
+            let there = self.route.addresses()?.into_iter();
+            let there = there.filter(|address| address.link == bridge.index);
+            for Address { net, .. } in there.filter(|address| is_link_local(address.net)) {
+                if net != GATEWAY_LINK_LOCAL.into() {
+                    self.route.remove_address(bridge.index, net)?;
+                }
+            }
         }
         Ok(had_stopped)
     }
@@ -485,11 +491,4 @@ fn place_name(place: &Place) -> String {
         Place::Host => "of the host".to_owned(),
         Place::Sandbox(path) => path.display().to_string(),
     }
-}
-
-/// The link-local address that the kernel would derive from this MAC address (RFC 4291, appendix
-/// A).
-pub(super) fn link_local([a, b, c, d, e, f]: Mac) -> IpNet {
-    let address = Ipv6Addr::from([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f]);
-    Ipv6Net::new_assert(address, 64).into()
 }

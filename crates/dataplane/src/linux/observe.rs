@@ -8,13 +8,13 @@ use std::time::Instant;
 use ipnet::{IpNet, Ipv4Net};
 use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
-    ALL_MULTICAST, BRIDGE, ContainerEnd, DeviceName, Learned, Observed, ObservedBridge,
-    ObservedPort, ObservedSegment, ObservedTunnel, Place, TUNNEL, UPLINK, UplinkFar, namespace_vni,
+    ALL_MULTICAST, BRIDGE, ContainerEnd, DeviceName, GATEWAY_LINK_LOCAL, Learned, Observed,
+    ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, Place, TUNNEL, UPLINK,
+    UplinkFar, namespace_vni,
 };
 use shoutd_core::{MacAddress, Vni};
 use shoutd_netlink::{Address, IpRoute, Kind, Link, Namespace, NamespaceId, Peer, Route};
 
-use super::execute::link_local;
 use super::handle::{Failure, Reading, SandboxHandle, SegmentContent, SegmentHandle};
 use super::way_out::{WAY_OUT, gateways_of, observe_far, observe_uplink, observe_way_out};
 use super::{LinuxKernel, is_everywhere, is_ours, owner_tag};
@@ -268,7 +268,10 @@ fn observe_bridge(link: &Link, addresses: &[Address], ipv6: bool) -> Option<Obse
     let mac = link.mac.unwrap_or_default();
     let own = addresses.iter().filter(|address| address.link == link.index);
     let own: Vec<IpNet> = own.map(|address| address.net).collect();
-    let link_local = !ipv6 || own.contains(&link_local(mac));
+    let mut link_locals = own.iter().copied().filter(|net| is_link_local(*net)).peekable();
+    let link_local = !ipv6
+        || (link_locals.peek().is_some()
+            && link_locals.all(|net| net == GATEWAY_LINK_LOCAL.into()));
     Some(ObservedBridge {
         mark: owner_tag(link),
         mac: MacAddress(mac),

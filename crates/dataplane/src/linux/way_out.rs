@@ -6,15 +6,15 @@ use std::path::Path;
 
 use ipnet::{IpNet, Ipv4Net};
 use shoutd_core::plane::{
-    BRIDGE, DeviceName, GATEWAY_MAC, ObservedUplink, ObservedWayOut, OwnerTag, UPLINK, UplinkFar,
-    WAY_OUT_BRIDGE,
+    BRIDGE, DeviceName, GATEWAY_LINK_LOCAL, GATEWAY_MAC, ObservedUplink, ObservedWayOut, OwnerTag,
+    UPLINK, UplinkFar, WAY_OUT_BRIDGE,
 };
 use shoutd_core::{NetworkId, Vni};
 use shoutd_netlink::{
     Address, Gateways, Kind, Link, LinkChange, NewVeth, Route, SegmentRules, VethEnd, WayOut,
 };
 
-use super::execute::{find, foreign, link_local};
+use super::execute::{find, foreign};
 use super::handle::SegmentHandle;
 use super::observe::{is_link_local, octets};
 use super::{GROUP, LinuxKernel, is_ours, owner_tag, write_setting};
@@ -34,12 +34,16 @@ const MTU_AT_FIRST: u32 = 1500;
 const SETTINGS: [(&str, &str); 3] =
     [("send_redirects", "0"), ("rp_filter", "1"), ("arp_ignore", "1")];
 
-/// The rules of the filter of a segment with these gateways. The link-local address of their MAC
-/// address is protected too: routers are known by it (RFC 4861).
+/// The rules of the filter of a segment with these gateways. Their link-local address is protected
+/// too: routers are known by it (RFC 4861).
 pub(super) fn segment_rules(max_rate: Option<u32>, gateways: &BTreeSet<IpAddr>) -> SegmentRules {
     let gateways = (!gateways.is_empty()).then(|| Gateways {
         mac: GATEWAY_MAC.0,
-        addresses: gateways.iter().copied().chain([link_local(GATEWAY_MAC.0).addr()]).collect(),
+        addresses: gateways
+            .iter()
+            .copied()
+            .chain([IpAddr::V6(GATEWAY_LINK_LOCAL.addr())])
+            .collect(),
     });
     SegmentRules { max_rate, gateways }
 }
@@ -47,7 +51,7 @@ pub(super) fn segment_rules(max_rate: Option<u32>, gateways: &BTreeSet<IpAddr>) 
 /// The gateways of a filter, as in [`segment_rules`].
 pub(super) fn gateways_of(rules: &SegmentRules) -> BTreeSet<IpAddr> {
     let addresses = rules.gateways.iter().flat_map(|gateways| &gateways.addresses).copied();
-    addresses.filter(|address| *address != link_local(GATEWAY_MAC.0).addr()).collect()
+    addresses.filter(|address| *address != IpAddr::V6(GATEWAY_LINK_LOCAL.addr())).collect()
 }
 
 impl SegmentHandle {

@@ -158,7 +158,7 @@ fn tagged(tags: usize, kind: u16, content: &[u8]) -> (u16, Vec<u8>) {
 
 /// Frames by which a container could take over a gateway.
 fn forged(victim: Ipv4Addr) -> Vec<Vec<u8>> {
-    let link_local = "fe80::73:ff:fe00:1";
+    let link_local = "fe80::ffff:ffff:ffff:fffe";
     let forger = [0x02, 0xaa, 0, 0, 0, 0];
     let contents = [
         (0x0806, arp(1, forger, Ipv4Addr::new(10, 7, 7, 1))),
@@ -197,13 +197,15 @@ fn no_container_can_take_over_a_gateway() {
     let neighbour = host.start_container(2);
     host.settle();
     let address = host.container_address(1);
-    for (number, attacker) in (1..).zip([&neighbour, &containers[1]]) {
+    for (number, attacker) in (1_u8..).zip([&neighbour, &containers[1]]) {
         // Its port forwards.
-        let receiver = udp(victim, (Ipv4Addr::UNSPECIFIED, 9003));
+        // A port of its own: another test's child process may hold the last socket for a moment.
+        let port = 9003 + u16::from(number);
+        let receiver = udp(victim, (Ipv4Addr::UNSPECIFIED, port));
         let sender = udp(attacker, (Ipv4Addr::UNSPECIFIED, 0));
         receiver.set_nonblocking(true).unwrap();
         eventually("the attacker reaches the victim", || {
-            sender.send_to(b"there?", (address, 9003)).unwrap();
+            sender.send_to(b"there?", (address, port)).unwrap();
             receiver.recv(&mut [0; 16]).is_ok()
         });
         let (out, mut seen) = (Capture::open(attacker, "eth0"), Capture::open(victim, "eth0"));

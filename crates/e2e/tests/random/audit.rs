@@ -139,8 +139,12 @@ impl HostAudit {
             );
             remotes.insert(vni, host.sh(&script)?.lines().map(str::to_owned).collect());
         }
-        let strays =
-            left_in_kernel(host)?.into_iter().filter(|line| line.starts_with("device")).collect();
+        // Each segment has its uplink there.
+        let uplinks: Vec<String> = ports.keys().map(|vni: &u64| format!(" shg{vni}@")).collect();
+        let is_stray = |line: &String| {
+            line.starts_with("device") && !uplinks.iter().any(|uplink| line.contains(uplink))
+        };
+        let strays = left_in_kernel(host)?.into_iter().filter(is_stray).collect();
         let containers = containers(host)?;
         Ok(Self {
             networks: networks(host)?,
