@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Kernel modules that the data plane needs in Debian, and any implementation of `crc32c`, which
 /// they need without declaring it.
-const MODULES: [&str; 9] = [
+const MODULES: [&str; 12] = [
     "crc32c_generic",
     "bridge",
     "veth",
@@ -29,6 +29,9 @@ const MODULES: [&str; 9] = [
     "nft_meta_bridge",
     "nft_limit",
     "nft_dup_netdev",
+    "nft_chain_nat",
+    "nft_masq",
+    "nft_ct",
     "8021q",
 ];
 

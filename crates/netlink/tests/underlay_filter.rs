@@ -14,7 +14,7 @@
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shoutd_netlink::{
     DroppedPackets, InstalledUnderlayFilter as Installed, Namespace, UnderlayAccess, UnderlayFilter,
@@ -140,7 +140,18 @@ impl World {
 }
 
 fn bound(namespace: &Namespace, address: SocketAddr) -> UdpSocket {
-    let socket = namespace.run(|| UdpSocket::bind(address)).unwrap().unwrap();
+    // On a busy machine an IPv6 address is there a moment after its device is up.
+    let deadline = Instant::now() + PATIENCE;
+    let socket = loop {
+        match namespace.run(|| UdpSocket::bind(address)).unwrap() {
+            Err(error)
+                if error.kind() == ErrorKind::AddrNotAvailable && Instant::now() < deadline =>
+            {
+                std::thread::yield_now();
+            }
+            bound => break bound.unwrap(),
+        }
+    };
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket
 }
