@@ -4,16 +4,10 @@
 //! transmit time stamp (`SO_TIMESTAMPING`). A clone belongs to no socket. The rule stands at the
 //! egress hook of the device, which Linux has since 5.16.
 
-use nix::errno::Errno;
-use nix::libc;
-
-use crate::error::{Error, Fault};
+use crate::error::Error;
 use crate::namespace::Namespace;
-use crate::nftables::{
-    self, Base, Comparison, DELETE_TABLE, Expression, Family, Meta, NEW_TABLE, TableName,
-};
+use crate::nftables::{self, Base, Comparison, Expression, Family, Meta, TableName};
 use crate::socket::{Protocol, Socket};
-use crate::wire::Message;
 
 const TABLE: TableName = TableName { family: Family::Device, name: "shoutd-events" };
 const CHAIN: &str = "egress";
@@ -41,14 +35,12 @@ impl EventCopies {
 
     /// Installs the rule at this device, which has this index, and replaces any that is there.
     pub fn install(&mut self, device: &str, index: u32) -> Result<(), Error> {
-        let done = self.send(vec![
-            // Created first, so that there is one to delete.
-            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
-            nftables::table(DELETE_TABLE, 0, TABLE),
-            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
+        let mut messages = nftables::empty_table(TABLE);
+        messages.extend([
             nftables::new_egress_chain(TABLE, CHAIN, device),
             nftables::new_rule(TABLE, CHAIN, "copy", &rule(index)),
         ]);
+        let done = nftables::commit(&mut self.socket, messages);
         done.map_err(|fault| {
             fault.during(format_args!("have {device} send clones of PTP's event messages"))
         })
@@ -56,20 +48,9 @@ impl EventCopies {
 
     /// Removes the rule. It is no error if there is none.
     pub fn remove(&mut self) -> Result<(), Error> {
-        match self.send(vec![nftables::table(DELETE_TABLE, 0, TABLE)]) {
-            Err(fault) if fault.errno() != Some(Errno::ENOENT) => {
-                Err(fault.during("remove the nf_tables rule that clones PTP's event messages"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn send(&mut self, messages: Vec<Message>) -> Result<(), Fault> {
-        let last = messages.len();
-        let mut batch = vec![nftables::batch_edge(true)];
-        batch.extend(messages);
-        batch.push(nftables::batch_edge(false));
-        self.socket.call_batch(&batch, last)
+        nftables::delete_table(&mut self.socket, TABLE).map_err(|fault| {
+            fault.during("remove the nf_tables rule that clones PTP's event messages")
+        })
     }
 }
 

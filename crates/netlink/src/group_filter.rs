@@ -9,18 +9,16 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
-use nix::errno::Errno;
 use nix::libc;
 
 use crate::error::{Error, Fault};
 use crate::igmp_mld_filter::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, PACKET_MULTICAST, name_value};
 use crate::namespace::Namespace;
 use crate::nftables::{
-    self, Base, Comparison, Content, DELETE_SET_ELEMENT, DELETE_TABLE, Expression, Family, Hook,
-    Meta, NEW_SET_ELEMENT, NEW_TABLE, OwnChain, TableName,
+    self, Base, Comparison, Content, DELETE_SET_ELEMENT, Expression, Family, Hook, Meta,
+    NEW_SET_ELEMENT, OwnChain, TableName,
 };
 use crate::socket::{Protocol, Socket};
-use crate::wire::Message;
 
 const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd-groups" };
 /// The name of its chain. Frames from one port to another pass it. A bridge itself sends link-local
@@ -97,30 +95,24 @@ impl GroupFilter {
 
     /// Removes the filter. A missing one is not an error.
     pub fn remove(&mut self) -> Result<(), Error> {
-        match self.send(vec![nftables::table(DELETE_TABLE, 0, TABLE)]) {
-            Err(fault) if fault.errno() != Some(Errno::ENOENT) => {
-                Err(fault.during("remove the nf_tables group filter"))
-            }
-            _ => Ok(()),
-        }
+        nftables::delete_table(&mut self.socket, TABLE)
+            .map_err(|fault| fault.during("remove the nf_tables group filter"))
     }
 
     fn try_install(&mut self, port: &str, groups: &[(IpAddr, bool)]) -> Result<(), Fault> {
-        self.send(vec![
-            // Created first, so that the deletion finds a table.
-            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
-            nftables::table(DELETE_TABLE, 0, TABLE),
-            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
+        let mut first = nftables::empty_table(TABLE);
+        first.extend([
             nftables::new_address_set(TABLE, GROUPS_V4, 1, false),
             nftables::new_address_set(TABLE, GROUPS_V6, 2, true),
-        ])?;
+        ]);
+        nftables::commit(&mut self.socket, first)?;
         self.try_change(groups)?;
         let mut last = vec![nftables::new_chain(TABLE, CHAIN, Hook::Forward, 0)];
         let rules = rules(port).into_iter().enumerate();
         last.extend(rules.map(|(position, rule)| {
             nftables::new_rule(TABLE, CHAIN, &userdata(port, position), &rule)
         }));
-        self.send(last)
+        nftables::commit(&mut self.socket, last)
     }
 
     fn try_change(&mut self, groups: &[(IpAddr, bool)]) -> Result<(), Fault> {
@@ -133,16 +125,12 @@ impl GroupFilter {
                 if add { (NEW_SET_ELEMENT, libc::NLM_F_CREATE) } else { (DELETE_SET_ELEMENT, 0) };
             let set = if group.is_ipv4() { GROUPS_V4 } else { GROUPS_V6 };
             let groups = run.iter().map(|(group, _)| *group);
-            self.send(vec![nftables::set_elements(message, flags, TABLE, set, groups)])?;
+            nftables::commit(
+                &mut self.socket,
+                vec![nftables::set_elements(message, flags, TABLE, set, groups)],
+            )?;
         }
         Ok(())
-    }
-
-    fn send(&mut self, mut batch: Vec<Message>) -> Result<(), Fault> {
-        batch.insert(0, nftables::batch_edge(true));
-        let last = batch.len() - 1;
-        batch.push(nftables::batch_edge(false));
-        self.socket.call_batch(&batch, last)
     }
 
     fn try_read(&mut self, port: &str) -> Result<Filtering, Fault> {

@@ -19,17 +19,14 @@ use std::collections::BTreeSet;
 use std::iter;
 
 use nix::errno::Errno;
-use nix::libc;
 
-use crate::error::{Error, Fault};
+use crate::error::Error;
 use crate::gateway_rules::Gateways;
 use crate::namespace::Namespace;
 use crate::nftables::{
-    self, Base, Comparison, Content, DELETE_TABLE, Expression, Family, Hook, Meta, NEW_TABLE,
-    OwnChain, TableName,
+    self, Base, Comparison, Content, Expression, Family, Hook, Meta, OwnChain, TableName,
 };
 use crate::socket::{Protocol, Socket};
-use crate::wire::Message;
 
 const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd" };
 /// Part of every rule, so that we recognize the filter of another version of shoutd. Raise it with
@@ -125,13 +122,7 @@ impl IgmpMldFilter {
 
     /// Installs the filter at this port and replaces an existing one atomically.
     pub fn install(&mut self, port: &str, wanted: &SegmentRules) -> Result<(), Error> {
-        let mut batch = vec![
-            nftables::batch_edge(true),
-            // Created first, so that the deletion finds a table.
-            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
-            nftables::table(DELETE_TABLE, 0, TABLE),
-            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
-        ];
+        let mut batch = nftables::empty_table(TABLE);
         batch.push(nftables::new_set(TABLE, (VLANS, 3), 8, VLANS_MAX, VLANS_TIMEOUT));
         if wanted.max_rate.is_some() {
             for set in [(SENDERS, 1), (FINDERS, 2)] {
@@ -145,26 +136,15 @@ impl IgmpMldFilter {
                 rules.iter().map(|(name, rule)| nftables::new_rule(TABLE, chain, name, rule)),
             );
         }
-        self.send(batch).map_err(|fault| {
+        nftables::commit(&mut self.socket, batch).map_err(|fault| {
             fault.during(format_args!("install the nf_tables IGMP/MLD filter at {port}"))
         })
     }
 
     /// Removes the filter. A missing one is not an error.
     pub fn remove(&mut self) -> Result<(), Error> {
-        let batch = vec![nftables::batch_edge(true), nftables::table(DELETE_TABLE, 0, TABLE)];
-        match self.send(batch) {
-            Err(fault) if fault.errno() != Some(Errno::ENOENT) => {
-                Err(fault.during("remove the nf_tables IGMP/MLD filter"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn send(&mut self, mut batch: Vec<Message>) -> Result<(), Fault> {
-        let last = batch.len() - 1;
-        batch.push(nftables::batch_edge(false));
-        self.socket.call_batch(&batch, last)
+        nftables::delete_table(&mut self.socket, TABLE)
+            .map_err(|fault| fault.during("remove the nf_tables IGMP/MLD filter"))
     }
 
     /// The settings of the filter at this port if it is complete: not dormant, every chain at its
@@ -235,7 +215,8 @@ fn chain_rules(
     let gateways = wanted.gateways.as_ref();
     let gateways = gateways.map(|gateways| gateways.rules(VERSION, hook, port)).unwrap_or_default();
     match hook {
-        // The bridge itself needs none of the other frames, and no earlier hook can drop them.
+        // The bridge needs only the frames that the gateways' rules accept. No earlier hook can
+        // drop the others.
         Hook::Input => {
             let rest = (format!("shoutd input {VERSION}"), vec![Expression::Drop]);
             return gateways.into_iter().chain([rest]).collect();
@@ -347,8 +328,8 @@ pub(crate) fn name_value(port: &str) -> Vec<u8> {
 /// How many of the gateways' rules at *prerouting* precede [`harmless`]: the one about source MAC
 /// addresses.
 const CHEAP_GATEWAY_RULES: usize = 1;
-/// How many rules of [`harmless`] precede the gateways' other rules: those about UDP and TCP, by
-/// which nobody can take over a gateway.
+/// How many rules of [`harmless`] precede the gateways' other rules: those that accept UDP and TCP.
+/// No UDP or TCP packet can change a container's entry for its gateway.
 const IRRELEVANT_TO_GATEWAYS: usize = 2;
 
 /// Accepts what no bridge takes for IGMP or MLD, before the more expensive rules. The rules are a

@@ -27,11 +27,10 @@ use crate::error::{Error, Fault};
 use crate::igmp_mld_filter::name_value;
 use crate::namespace::Namespace;
 use crate::nftables::{
-    self, Base, Comparison, Content, DELETE_TABLE, Expression, Family, Hook, Meta, NEW_SET_ELEMENT,
-    NEW_TABLE, OwnChain, TableName,
+    self, Base, Comparison, Content, Expression, Family, Hook, Meta, NEW_SET_ELEMENT, OwnChain,
+    TableName,
 };
 use crate::socket::{Protocol, Socket};
-use crate::wire::Message;
 
 pub(crate) const TABLE: TableName = TableName { family: Family::Inet, name: "shoutd" };
 /// Part of every rule, so that the filter of another version of shoutd is replaced. Raise it with
@@ -140,12 +139,8 @@ impl UnderlayFilter {
     /// # Errors
     /// The kernel refused.
     pub fn remove(&mut self) -> Result<(), Error> {
-        match self.send(vec![nftables::table(DELETE_TABLE, 0, TABLE)]) {
-            Err(fault) if fault.errno() != Some(Errno::ENOENT) => {
-                Err(fault.during("remove the nf_tables underlay filter"))
-            }
-            _ => Ok(()),
-        }
+        nftables::delete_table(&mut self.socket, TABLE)
+            .map_err(|fault| fault.during("remove the nf_tables underlay filter"))
     }
 
     /// Reads the filter.
@@ -157,14 +152,11 @@ impl UnderlayFilter {
     }
 
     fn replace(&mut self, access: &UnderlayAccess, complete: bool) -> Result<(), Fault> {
-        let mut batch = vec![
-            // Created first, so that the deletion finds a table.
-            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
-            nftables::table(DELETE_TABLE, 0, TABLE),
-            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
+        let mut batch = nftables::empty_table(TABLE);
+        batch.extend([
             nftables::new_address_set(TABLE, MEMBERS_V4, 1, false),
             nftables::new_address_set(TABLE, MEMBERS_V6, 2, true),
-        ];
+        ]);
         for (set, ipv4) in [(MEMBERS_V4, true), (MEMBERS_V6, false)] {
             let mut members =
                 access.members.iter().copied().filter(|member| member.is_ipv4() == ipv4);
@@ -180,14 +172,7 @@ impl UnderlayFilter {
                 nftables::new_rule(TABLE, name, &userdata(access, complete, position), rule)
             }));
         }
-        self.send(batch)
-    }
-
-    fn send(&mut self, mut batch: Vec<Message>) -> Result<(), Fault> {
-        batch.insert(0, nftables::batch_edge(true));
-        let last = batch.len() - 1;
-        batch.push(nftables::batch_edge(false));
-        self.socket.call_batch(&batch, last)
+        nftables::commit(&mut self.socket, batch)
     }
 
     fn try_read(&mut self) -> Result<Installed, Fault> {

@@ -5,18 +5,14 @@
 //! track the connections that are routed there, and no bridged ones: bridged frames do not pass the
 //! hooks of this family (`bridge-nf-call-iptables` is off in the namespace).
 
-use nix::errno::Errno;
-use nix::libc;
-
-use crate::error::{Error, Fault};
+use crate::error::Error;
 use crate::igmp_mld_filter::name_value;
 use crate::namespace::Namespace;
 use crate::nftables::{
-    self, CT_ESTABLISHED, CT_RELATED, ChainKind, Comparison, Content, DELETE_TABLE, Expression,
-    Family, Hook, Meta, NEW_TABLE, OwnChain, TableName,
+    self, CT_ESTABLISHED, CT_RELATED, ChainKind, Comparison, Content, Expression, Family, Hook,
+    Meta, OwnChain, TableName,
 };
 use crate::socket::{Protocol, Socket};
-use crate::wire::Message;
 
 const TABLE: TableName = TableName { family: Family::Ipv4, name: "shoutd" };
 /// Part of every rule, so that we recognize the filter of another version of shoutd. Raise it with
@@ -55,13 +51,7 @@ impl WayOutFilter {
 
     /// Installs the filter and replaces an existing one atomically. Tracked connections stay.
     pub fn install(&mut self, way: &WayOut<'_>) -> Result<(), Error> {
-        let mut batch = vec![
-            nftables::batch_edge(true),
-            // Created first, so that the deletion finds a table.
-            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
-            nftables::table(DELETE_TABLE, 0, TABLE),
-            nftables::table(NEW_TABLE, libc::NLM_F_CREATE, TABLE),
-        ];
+        let mut batch = nftables::empty_table(TABLE);
         for (hook, rules) in chains(way) {
             let (kind, name, priority) = match hook {
                 Hook::Postrouting => (ChainKind::Nat, "postrouting", PRIORITY_NAT_SOURCE),
@@ -73,24 +63,14 @@ impl WayOutFilter {
                 nftables::new_rule(TABLE, name, &userdata(way, position), rule)
             }));
         }
-        self.send(batch).map_err(|fault| fault.during("install the nf_tables filter of a way out"))
+        nftables::commit(&mut self.socket, batch)
+            .map_err(|fault| fault.during("install the nf_tables filter of a way out"))
     }
 
     /// Removes the filter. A missing one is not an error.
     pub fn remove(&mut self) -> Result<(), Error> {
-        let batch = vec![nftables::batch_edge(true), nftables::table(DELETE_TABLE, 0, TABLE)];
-        match self.send(batch) {
-            Err(fault) if fault.errno() != Some(Errno::ENOENT) => {
-                Err(fault.during("remove the nf_tables filter of a way out"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn send(&mut self, mut batch: Vec<Message>) -> Result<(), Fault> {
-        let last = batch.len() - 1;
-        batch.push(nftables::batch_edge(false));
-        self.socket.call_batch(&batch, last)
+        nftables::delete_table(&mut self.socket, TABLE)
+            .map_err(|fault| fault.during("remove the nf_tables filter of a way out"))
     }
 
     /// Whether the filter is complete: not dormant, every chain at its hook, every rule in its

@@ -3,6 +3,7 @@
 
 mod content;
 mod expression;
+mod transaction;
 
 use std::net::IpAddr;
 
@@ -14,6 +15,7 @@ pub(crate) use content::{parse_chain, parse_rule, parse_table};
 use expression::write_expression;
 pub(crate) use expression::{Base, CT_ESTABLISHED, CT_RELATED, Comparison, Expression, Meta};
 use nix::libc;
+pub(crate) use transaction::{commit, delete_table, empty_table};
 
 use crate::socket::flag;
 use crate::wire::Message;
