@@ -18,7 +18,7 @@ use std::time::Duration;
 
 pub use capture::{Capture, Frame};
 pub use checks::{Check, Up, run_checks, run_groups};
-pub use cluster::{Cluster, await_network, await_no_network, ensure_runs};
+pub use cluster::{Cluster, await_network, await_no_network, ensure_runs, live_restore};
 pub use container::{Container, WITH_IPV6, one_on_each, run_once, takes_sysctls_with_network};
 pub use datagrams::{Datagrams, all_receive_from_all, start_receiver};
 pub use kernel::{left_in_kernel, segments};

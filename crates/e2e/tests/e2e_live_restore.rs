@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use shoutd_e2e::{
-    Cluster, Container, Network, SOON, Stream, await_network, endpoints, one_on_each, run_checks,
+    Cluster, Container, Network, SOON, Stream, await_network, endpoints, live_restore, one_on_each,
+    run_checks,
 };
 use shoutd_lab::{Host, wait_until};
 
@@ -37,16 +38,6 @@ fn main() -> ExitCode {
             ),
         ],
     )
-}
-
-/// Makes the engine leave containers running from now on.
-fn live_restore(host: &Host) -> Result<()> {
-    host.sh(r#"sed -i '0,/{/s//{ "live-restore": true,/' /etc/docker/daemon.json"#)?;
-    host.signal("HUP", &host.pids_of("dockerd")?)?;
-    wait_until("live-restore", SOON, || {
-        Ok((host.docker(["info", "--format", "{{.LiveRestoreEnabled}}"])?.trim() == "true")
-            .then_some(()))
-    })
 }
 
 /// Its datagrams are not fragmented. An engine that comes back to a running container removes its

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail, ensure};
 use shoutd_e2e::{
-    Cluster, Container, Network, SOON, Stream, await_network, one_on_each, run_checks,
+    Cluster, Container, Network, SOON, Stream, await_network, live_restore, one_on_each, run_checks,
 };
 use shoutd_lab::{Host, Process, wait_until};
 
@@ -35,16 +35,6 @@ fn main() -> ExitCode {
             ("a way out that is in the way of a network gets another subnet", in_the_way),
         ],
     )
-}
-
-/// Makes the engine leave containers running from now on.
-fn live_restore(host: &Host) -> Result<()> {
-    host.sh(r#"sed -i '0,/{/s//{ "live-restore": true,/' /etc/docker/daemon.json"#)?;
-    host.signal("HUP", &host.pids_of("dockerd")?)?;
-    wait_until("live-restore", SOON, || {
-        Ok((host.docker(["info", "--format", "{{.LiveRestoreEnabled}}"])?.trim() == "true")
-            .then_some(()))
-    })
 }
 
 /// The gateway of a network that Docker chose: the first address.

@@ -20,10 +20,12 @@ pub const GATEWAY_BRIDGE: &str = "docker_gwbridge";
 /// The label of a network that shoutd has the engine make for itself, and its value.
 const OWN_LABEL: (&str, &str) = ("shoutd.purpose", "way out of shoutd's networks");
 
-/// The longest prefix of a subnet of which a part is set aside for Docker.
-const SHARED_PREFIX_MAX: u8 = 28;
-/// The prefix of that part.
+/// The prefix length of the range from which Docker's IPAM gives out addresses of
+/// [`WAY_OUT_BRIDGE`].
 const RANGE_PREFIX: u8 = 29;
+/// The longest prefix of a subnet that gets such a range. In a smaller subnet Docker's IPAM gives
+/// out all addresses.
+const SHARED_PREFIX_MAX: u8 = 28;
 
 /// A bridge network that leads out, to be made by [`EngineClient::ensure_gateway_bridge`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -179,7 +181,7 @@ impl EngineClient {
             if !lacks_range(&network) {
                 return Ok(GatewayBridge { network, created: false });
             }
-            // Somebody, or an earlier attempt, was interrupted between the two steps below.
+            // shoutd was interrupted between the two steps below.
             return self.with_range(which, network).await;
         }
         let created = match self.create_network(&spec(which, subnet)).await {
@@ -197,8 +199,8 @@ impl EngineClient {
         Ok(GatewayBridge { network, created })
     }
 
-    /// Replaces a network whose subnet the engine has chosen by one with the same subnet, of which
-    /// only a part is for Docker: the engine does not take a part without a subnet.
+    /// Creates a network again, with the subnet that the engine chose and with an `--ip-range`. The
+    /// engine accepts a range only together with a subnet.
     async fn with_range(
         &self,
         which: LeadingOut,
@@ -221,7 +223,7 @@ impl EngineClient {
     ) -> Result<GatewayBridge, EngineError> {
         match self.remove_network(&network.id).await {
             Ok(()) | Err(RemoveNetworkError::NotFound { .. }) => {}
-            // A user has attached a container. It works without the part, too.
+            // A user has attached a container. The network can be used as it is.
             Err(RemoveNetworkError::InUse { .. }) => {
                 return Ok(GatewayBridge { network, created: false });
             }
@@ -272,7 +274,7 @@ impl DockerNetwork {
     }
 }
 
-/// Whether Docker's IPAM may give out all addresses of a network of ours.
+/// Whether this is a network of ours whose `--ip-range` is missing.
 fn lacks_range(network: &DockerNetwork) -> bool {
     let config = network.ipam.configs.first();
     let needs_one = config.is_some_and(|config| {
@@ -282,8 +284,8 @@ fn lacks_range(network: &DockerNetwork) -> bool {
     network.leads_out_for_shoutd() && needs_one
 }
 
-/// A subnet with its first address as the gateway, of which Docker's IPAM gives out the lowest
-/// addresses only.
+/// The IPAM configuration of [`WAY_OUT_BRIDGE`]: the first address is the gateway, and the range
+/// has the lowest addresses.
 fn shared(subnet: IpNet) -> IpamConfig {
     let range = IpNet::new(subnet.network(), RANGE_PREFIX).ok();
     let range = range.filter(|_| subnet.prefix_len() <= SHARED_PREFIX_MAX);

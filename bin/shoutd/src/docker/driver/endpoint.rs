@@ -22,8 +22,8 @@ use crate::app::condition::met;
 use crate::ipam::claims::Claim;
 use crate::ipam::leases;
 
-/// How long `Join` waits for the way out of a network. It is made with the network's first endpoint
-/// on this host, and its bridge when shoutd meets the engine.
+/// How long `Join` waits for the way out of a network. The reconciler makes it with the network's
+/// first endpoint on this host. The engine follower has its bridge made at its first comparison.
 const WAY_OUT_DEADLINE: Duration = Duration::from_secs(2);
 
 /// `CreateEndpoint`. If it fails, Docker does not call `DeleteEndpoint`, so a failure may leave
@@ -157,11 +157,14 @@ async fn gateway(driver: &Driver, network: &NetworkId, endpoint: &Endpoint) -> O
     let cluster = driver.services.agreement.cluster();
     let known = cluster.networks.get(network)?;
     let gateway = known.gateway_of(&endpoint.addresses)?;
-    let crashes = match &*driver.engine.borrow() {
-        view::Engine::Serving(version) => crashes_with_gateways(version),
-        view::Engine::Absent(_) => false,
-    };
-    if crashes {
+    if let view::Engine::Serving(version) = &*driver.engine.borrow()
+        && crashes_with_gateways(version)
+    {
+        warn!(
+            version,
+            "a container gets Docker's way out, as a second interface: this engine crashes with \
+             shoutd's (moby#51554); 29.0.3 does not"
+        );
         return None;
     }
     let observed = driver.services.plane.watch_observed();
