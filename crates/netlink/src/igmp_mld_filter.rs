@@ -1,6 +1,6 @@
 //! The IGMP/MLD filter: keeps IGMP and MLD off one bridge port, the tunnel. It can also limit the
 //! rate of multicast and broadcast received on each of the other ports, and protect the segment's
-//! gateways ([`Gateways`]).
+//! gateways ([`Gateways`]). It limits the queries that the bridge sends to each port.
 //!
 //! It is a table of the bridge family: a port's own egress hook exists only since Linux 5.16. The
 //! rules name the port, so the filter can be installed before the port exists, and outlives it. It
@@ -8,7 +8,8 @@
 //!
 //! * *forward* drops what goes from other ports to this one.
 //! * *output* drops what the bridge itself sends to this port: its queries, which pass neither
-//!   forward nor postrouting (`br_multicast_send_query`), and what the gateways send.
+//!   forward nor postrouting (`br_multicast_send_query`), and what the gateways send. At the other
+//!   ports it drops queries above [`QUERY_RATE`].
 //! * *prerouting* drops what arrives at this port, from another host that lacks its filter, before
 //!   the bridge takes it for a membership.
 //!
@@ -31,7 +32,7 @@ use crate::socket::{Protocol, Socket};
 const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd" };
 /// Part of every rule, so that we recognize the filter of another version of shoutd. Raise it with
 /// every change of the rules.
-const VERSION: u32 = 8;
+const VERSION: u32 = 9;
 /// The set with the rate limit of each port.
 const SENDERS: &str = "senders";
 /// The same for ARP, neighbour discovery, IGMP and MLD.
@@ -39,6 +40,16 @@ const FINDERS: &str = "finders";
 /// Packets per second of such messages that each port may send in addition to its rate limit: as
 /// many as a host needs that talks to a hundred others.
 const FINDING_RATE: u32 = 100;
+/// The set with the rate limit of the queries to each port.
+const QUERIED: &str = "queried";
+/// Queries per second that the bridge may send to each port; up to a tenth of that at one instant.
+///
+/// A bridge answers each record of a report that leaves a group with a query (`br_multicast_toin`),
+/// so it sends thousands at one instant when a container leaves thousands of groups. They would
+/// fill the processor's queue (`net.core.netdev_max_backlog`, 1000 packets), which all networks
+/// share, and other containers' packets would be dropped. A query that is dropped here is missed
+/// only by a second host behind the port, whose membership may end until the next general query.
+const QUERY_RATE: u32 = 1000;
 /// Ports of one bridge (`BR_MAX_PORTS`, plus some removed ones that have not timed out).
 const SENDERS_MAX: u32 = 4096;
 /// Milliseconds until a silent port is removed from the set. Its limit has fully recovered long
@@ -80,6 +91,8 @@ const HOP_BY_HOP: u8 = 0;
 const AUTHENTICATION: u8 = 51;
 /// Next header 58 of IPv6 (RFC 4443).
 const ICMPV6: u8 = 58;
+/// The ICMPv6 type of an MLD query (RFC 2710).
+const MLD_QUERY: std::ops::RangeInclusive<u8> = 130..=130;
 /// ICMPv6 types of MLD: query, version 1 report and done (RFC 2710), version 2 report (RFC 3810).
 const MLD_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=132, 143..=143];
 
@@ -124,6 +137,7 @@ impl IgmpMldFilter {
     pub fn install(&mut self, port: &str, wanted: &SegmentRules) -> Result<(), Error> {
         let mut batch = nftables::empty_table(TABLE);
         batch.push(nftables::new_set(TABLE, (VLANS, 3), 8, VLANS_MAX, VLANS_TIMEOUT));
+        batch.push(nftables::new_set(TABLE, (QUERIED, 4), 4, SENDERS_MAX, SENDERS_TIMEOUT));
         if wanted.max_rate.is_some() {
             for set in [(SENDERS, 1), (FINDERS, 2)] {
                 batch.push(nftables::new_set(TABLE, set, 4, SENDERS_MAX, SENDERS_TIMEOUT));
@@ -227,7 +241,8 @@ fn chain_rules(
                 Expression::Compare(Comparison::Equal, name_value(port)),
                 Expression::Drop,
             ];
-            return vec![(userdata(port, 0), at_port.to_vec())];
+            let rules = iter::once(at_port.to_vec()).chain(query_rules()).enumerate();
+            return rules.map(|(position, rule)| (userdata(port, position), rule)).collect();
         }
         _ => {}
     }
@@ -255,6 +270,19 @@ fn chain_rules(
         igmp_mld_filter.splice(IRRELEVANT_TO_GATEWAYS..IRRELEVANT_TO_GATEWAYS, gateways);
         first.into_iter().chain(igmp_mld_filter).chain(vlans).collect()
     }
+}
+
+/// Drops queries of the bridge to any port above [`QUERY_RATE`].
+fn query_rules() -> [Vec<Expression>; 2] {
+    // The bridge sends no other IGMP.
+    [igmp(), icmpv6(&MLD_QUERY)].map(|kind| {
+        let exceeds = [
+            Expression::LoadMeta(Meta::OutputIndex),
+            Expression::Exceeds { set: QUERIED, rate: QUERY_RATE },
+            Expression::Drop,
+        ];
+        kind.into_iter().chain(exceeds).collect()
+    })
 }
 
 /// Records the VLANs in which IGMP and MLD come in on any port but this one. A bridge without VLAN

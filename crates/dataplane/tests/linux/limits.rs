@@ -4,7 +4,8 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV6, UdpSocket};
 use std::time::Instant;
 
 use shoutd_core::limits::LEARNED_MAX;
-use shoutd_core::plane::Tier;
+use shoutd_core::plane::{DeviceName, Tier};
+use shoutd_netlink::Namespace;
 
 use crate::cluster::{Cluster, PORT};
 use crate::support::{Capture, Host, eventually, ip, run, udp, vni};
@@ -62,12 +63,12 @@ fn storm(sender: &UdpSocket, to: Ipv4Addr, last: Ipv4Addr, receiver: &UdpSocket)
     count(receiver)
 }
 
-#[test]
-fn a_container_at_its_limit_of_groups_is_named() {
-    let cluster = Cluster::start(&[Tier::VxlanMdb; 1]);
+/// Joins so many thousand groups in the first container, each thousand by one socket: the kernel
+/// limits the memory of a socket's memberships (`net.core.optmem_max`).
+fn join_thousands(cluster: &Cluster, thousands: u32) -> Vec<UdpSocket> {
     let container = &cluster.containers[0];
     container.run(|| run("sysctl", &["-qw", "net.ipv4.igmp_max_memberships=9000"])).unwrap();
-    let sockets: Vec<UdpSocket> = (0..9_u32)
+    (0..thousands)
         .map(|thousand| {
             let socket = udp(container, (Ipv4Addr::UNSPECIFIED, 0));
             for number in 0..1000 {
@@ -76,7 +77,13 @@ fn a_container_at_its_limit_of_groups_is_named() {
             }
             socket
         })
-        .collect();
+        .collect()
+}
+
+#[test]
+fn a_container_at_its_limit_of_groups_is_named() {
+    let cluster = Cluster::start(&[Tier::VxlanMdb; 1]);
+    let sockets = join_thousands(&cluster, 9);
     let problem = format!(
         "network 1048577: endpoint {} is a member of 8192 groups, the limit for one container; it \
          gets no others",
@@ -90,6 +97,40 @@ fn a_container_at_its_limit_of_groups_is_named() {
         cluster.hosts[0].segment().run(|| run("ip", &["-d", "link", "show", "shoutbr0"])).unwrap();
     assert!(bridge.contains("mcast_snooping 1"), "{bridge}");
     drop(sockets);
+}
+
+/// A bridge sends a query for each group that a container leaves, all at one instant, into a queue
+/// that all networks share.
+#[test]
+fn a_container_that_leaves_thousands_of_groups_gets_a_few_queries_only() {
+    let cluster = Cluster::start(&[Tier::VxlanMdb; 1]);
+    let sockets = join_thousands(&cluster, 3);
+    cluster.until(0, "all memberships", |memberships| memberships.groups.len() == 3000);
+    let segment = cluster.hosts[0].segment();
+    let port = DeviceName::port(&cluster.hosts[0].endpoint(1));
+    let (sent, dropped) = transmitted(&segment, &port);
+    let begin = Instant::now();
+    drop(sockets);
+    eventually("all leaves", || {
+        let took = begin.elapsed();
+        let (now_sent, now_dropped) = transmitted(&segment, &port);
+        let queries = (now_sent - sent) + (now_dropped - dropped);
+        let allowed = 200 + took.as_millis();
+        assert!(u128::from(queries) < allowed, "{queries} queries in {took:?}");
+        let memberships = cluster.running[0].handle.memberships();
+        let memberships = memberships.borrow();
+        memberships.get(&vni()).is_none_or(|memberships| memberships.groups.is_empty())
+    });
+}
+
+/// Packets that this device has sent, and those that it could not send.
+fn transmitted(segment: &Namespace, device: &DeviceName) -> (u64, u64) {
+    let table = segment.run(|| run("cat", &["/proc/net/dev"])).unwrap();
+    let line = table.lines().find_map(|line| line.trim().strip_prefix(device.as_str())).unwrap();
+    let counters: Vec<u64> =
+        line[1..].split_whitespace().map(|counter| counter.parse().unwrap()).collect();
+    // Eight of reception come first: octets, packets, errors, drops and others.
+    (counters[9], counters[11])
 }
 
 #[test]

@@ -36,6 +36,7 @@ pub(crate) enum Meta {
     Mark = 3,
     InputName = 6,
     InputIndex = 4,
+    OutputIndex = 5,
     OutputName = 7,
     /// User of the packet's socket. Without a socket the rule does not match.
     SocketUser = 10,
