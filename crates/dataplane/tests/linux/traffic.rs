@@ -63,6 +63,10 @@ fn ipv6_multicast_and_neighbour_discovery_pass() {
     let receiver = udp(&containers[1], (Ipv6Addr::UNSPECIFIED, PORT));
     let group: Ipv6Addr = "ff02::fb".parse().unwrap();
     receiver.join_multicast_v6(&group, index).unwrap();
+    // Until its kernel has configured IPv6 on the interface, which it does up to a second after the
+    // interface is up (`net/core/link_watch.c`), it has no route for what arrives.
+    let elsewhere = SocketAddr::V6(SocketAddrV6::new(group, PORT + 1, 0, index));
+    eventually("IPv6 at the receiver", || receiver.send_to(b"ready", elsewhere).is_ok());
     let sender = udp(&containers[0], (Ipv6Addr::UNSPECIFIED, 0));
     let index = containers[0].run(|| nix::net::if_::if_nametoindex("eth0").unwrap()).unwrap();
     let to = SocketAddr::V6(SocketAddrV6::new(group, PORT, 0, index));
