@@ -39,8 +39,12 @@ pub fn foreign_device(cluster: &mut Cluster) -> Result<()> {
     for mend in ["set shoutbr0 name other", "del shoutbr0"] {
         let network = Network::create_here(cluster, &host, "foo", &[])?;
         let segment = network.segment_name()?;
+        // The namespace must not have the name before it has the device: shoutd removes an empty
+        // one.
         host.sh(&format!(
-            "ip netns add {segment} && ip -n {segment} link add shoutbr0 type bridge"
+            "ip netns add foreign && ip -n foreign link add shoutbr0 type bridge && touch \
+             /run/netns/{segment} && mount --bind /run/netns/foreign /run/netns/{segment} && ip \
+             netns delete foreign"
         ))?;
         let (refused, output) = Container::try_start(&host, "foo", &[])?;
         let said =
