@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod descriptors;
 pub mod driver;
 pub mod events;
+pub mod explain;
 pub mod health;
 pub mod id;
 pub mod in_flight;
@@ -35,6 +36,7 @@ pub mod rollout;
 pub mod stale;
 pub mod stock;
 pub mod swarm;
+pub mod tunnel;
 pub mod view;
 
 pub use id::{

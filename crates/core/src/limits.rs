@@ -187,3 +187,29 @@ pub const PROBLEMS_SHOWN_MAX: usize = 100;
 /// Memberships per network and host in the answer to which containers are members. It keeps the
 /// answer within a peer's limit; users do not read more than some thousand lines.
 pub const GROUP_MEMBERS_SHOWN_MAX: usize = 8192;
+
+/// Other groups of a container among the facts of `shoutdctl why`. Users compare them by eye.
+pub const FACT_GROUPS_MAX: usize = 64;
+
+/// Sockets of a container among these facts.
+pub const FACT_SOCKETS_MAX: usize = 64;
+
+/// Addresses for which these facts say by which interface a container sends to them.
+pub const FACT_DETOURS_MAX: usize = 1024;
+
+/// Containers of a host among these facts. Their namespaces are entered one after the other, in
+/// less than a millisecond each.
+pub const FACT_CONTAINERS_MAX: usize = 1024;
+
+/// How often a host sends probes through its tunnels, and asks its peers what they hear.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often it reads the probes that came.
+pub const PROBE_POLL: Duration = Duration::from_millis(500);
+
+/// How long no probe may arrive from a peer that sends them, until its tunnel counts as broken:
+/// four probes. Users are told within 15 s, also on the peer, which asks.
+pub const PROBE_SILENCE: Duration = Duration::from_secs(8);
+
+/// Small probes that are counted for a peer's loss: those of the last 40 s.
+pub const PROBES_COUNTED: usize = 20;

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::events::Event;
 use crate::multicast::SourceFilter;
+use crate::tunnel::TunnelState;
 use crate::{ClusterId, EndpointId, Fingerprint, HostId, MacAddress, NetworkId, Vni};
 
 /// Whether the daemon is a member of a cluster.
@@ -205,6 +206,9 @@ pub struct HostRow {
     /// Milliseconds since its last advertisement; `None` if there was none.
     #[serde(default)]
     pub heard_ago: Option<u64>,
+    /// Whether the tunnel between it and the queried host carries; `None` if they share no network.
+    #[serde(default)]
+    pub tunnel: Option<TunnelState>,
 }
 
 /// A row of `shoutdctl groups`: the hosts with members of a group with this source filter, on the

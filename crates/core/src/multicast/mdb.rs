@@ -183,6 +183,11 @@ impl Mdb {
         self.groups.get(&group).is_some_and(|group| group.ports.contains_key(&port))
     }
 
+    /// The source filter of a group on one port; `None` if it is not a member.
+    pub fn filter_of(&self, port: u32, group: IpAddr) -> Option<SourceFilter> {
+        self.groups.get(&group)?.ports.get(&port)?.filter()
+    }
+
     /// Whether any port has joined this group.
     pub fn has_members(&self, group: IpAddr) -> bool {
         self.groups.contains_key(&group)

@@ -138,10 +138,29 @@ impl EngineClient {
         &self,
         network: &DockerNetworkId,
     ) -> Result<Vec<ContainerId>, EngineError> {
+        self.containers_in_state(network, "exited").await
+    }
+
+    /// The containers of a network that are paused (`docker pause`).
+    ///
+    /// # Errors
+    /// As [`exited_containers`](Self::exited_containers).
+    pub async fn paused_containers(
+        &self,
+        network: &DockerNetworkId,
+    ) -> Result<Vec<ContainerId>, EngineError> {
+        self.containers_in_state(network, "paused").await
+    }
+
+    async fn containers_in_state(
+        &self,
+        network: &DockerNetworkId,
+        state: &str,
+    ) -> Result<Vec<ContainerId>, EngineError> {
         let operation = format!("listing the containers of Docker network {}", network.short());
-        // `{"network":["<id>"],"status":["exited"]}`, percent-encoded.
+        // `{"network":["<id>"],"status":["<state>"]}`, percent-encoded.
         let filters = format!(
-            "%7B%22network%22%3A%5B%22{network}%22%5D%2C%22status%22%3A%5B%22exited%22%5D%7D"
+            "%7B%22network%22%3A%5B%22{network}%22%5D%2C%22status%22%3A%5B%22{state}%22%5D%7D"
         );
         let path = format!("/containers/json?all=true&filters={filters}");
         let reply = self.call(&operation, Method::GET, &path, None, QUERY_DEADLINE).await?;
