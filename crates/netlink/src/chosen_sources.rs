@@ -6,12 +6,12 @@
 //! that exclude it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
-use std::io::{self, ErrorKind, Read};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::error::{Error, Fault};
 use crate::namespace::Namespace;
+use crate::proc_net::read_list;
 
 /// The lists of IPv4 and of IPv6.
 const LISTS: [&str; 2] = ["/proc/thread-self/net/mcfilter", "/proc/thread-self/net/mcfilter6"];
@@ -36,26 +36,7 @@ impl Namespace {
 
 /// Reads the lists of the calling thread's namespace.
 fn read_lists() -> io::Result<Vec<String>> {
-    LISTS.into_iter().map(read_list).collect()
-}
-
-fn read_list(path: &str) -> io::Result<String> {
-    let file = match File::open(path) {
-        // The namespace has no IPv6.
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(String::new()),
-        file => file?,
-    };
-    let mut list = Vec::new();
-    let length = file.take(LIST_MAX).read_to_end(&mut list)?;
-    if u64::try_from(length).is_ok_and(|length| length < LIST_MAX) {
-        // An interface's name need not be UTF-8.
-        Ok(String::from_utf8_lossy(&list).into_owned())
-    } else {
-        Err(io::Error::new(
-            ErrorKind::FileTooLarge,
-            format!("{path} has {LIST_MAX} octets or more"),
-        ))
-    }
+    LISTS.into_iter().map(|path| read_list(path, LIST_MAX)).collect()
 }
 
 fn collect<'a>(lines: impl Iterator<Item = &'a str>) -> ChosenSources {

@@ -14,7 +14,8 @@
 //!   the bridge takes it for a membership.
 //!
 //! A fourth chain, *input*, drops the frames that the bridge passes up to itself, except those to
-//! its gateways. The bridge is configured to receive all multicast, so these frames are copies.
+//! its gateways and probes. The bridge is configured to receive all multicast, so these frames are
+//! copies.
 
 use std::collections::BTreeSet;
 use std::iter;
@@ -27,6 +28,7 @@ use crate::namespace::Namespace;
 use crate::nftables::{
     self, Base, Comparison, Content, Expression, Family, Hook, Meta, OwnChain, TableName,
 };
+use crate::probe_socket::ETHERTYPE_PROBE;
 use crate::socket::{Protocol, Socket};
 
 const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd" };
@@ -229,11 +231,17 @@ fn chain_rules(
     let gateways = wanted.gateways.as_ref();
     let gateways = gateways.map(|gateways| gateways.rules(VERSION, hook, port)).unwrap_or_default();
     match hook {
-        // The bridge needs only the frames that the gateways' rules accept. No earlier hook can
-        // drop the others.
+        // The bridge needs only the frames that the gateways' rules accept, and probes, which it
+        // passes up at the VXLAN device. No earlier hook can drop the others.
         Hook::Input => {
+            let probes = [
+                Expression::LoadMeta(Meta::Protocol),
+                Expression::Compare(Comparison::Equal, ETHERTYPE_PROBE.to_be_bytes().to_vec()),
+                Expression::Accept,
+            ];
+            let probes = (format!("shoutd probes {VERSION}"), probes.to_vec());
             let rest = (format!("shoutd input {VERSION}"), vec![Expression::Drop]);
-            return gateways.into_iter().chain([rest]).collect();
+            return gateways.into_iter().chain([probes, rest]).collect();
         }
         Hook::Output => {
             let at_port = [

@@ -71,6 +71,33 @@ impl Route {
         }
     }
 
+    /// Index of the device by which the routes of the namespace send to this address; `None` if no
+    /// route does.
+    pub fn output_device(&mut self, destination: IpAddr) -> Result<Option<u32>, Error> {
+        let mut header = [0; HEADER];
+        header[0] = family_of(destination);
+        header[1] = if destination.is_ipv4() { 32 } else { 128 };
+        let mut message = Message::new(libc::RTM_GETROUTE, 0, &header);
+        message.ip(RTA_DST, destination);
+        let mut device = None;
+        let asked = self.socket.get(&message, |frame| {
+            device = frame.attributes(HEADER).find(RTA_OIF).and_then(Attribute::u32);
+        });
+        match asked {
+            Err(fault)
+                if matches!(
+                    fault.errno(),
+                    Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EACCES | Errno::EINVAL)
+                ) =>
+            {
+                Ok(None)
+            }
+            result => result
+                .map(|()| device)
+                .map_err(|fault| fault.during(format_args!("look up the route to {destination}"))),
+        }
+    }
+
     /// Sets the IPv4 default route of metric 0, in place of an existing one.
     pub fn set_default_route(&mut self, link: u32, gateway: Ipv4Addr) -> Result<(), Error> {
         self.default_route(libc::NLM_F_REPLACE, link, gateway)

@@ -354,7 +354,7 @@ fn room(kind: &Kind) -> MdbUsage {
     }
 }
 
-fn knowledge(member: Membership) -> Knowledge {
+pub(super) fn knowledge(member: Membership) -> Knowledge {
     match member.source {
         Some(source) => Knowledge::Source { source, blocked: member.blocked },
         None if member.include => Knowledge::Include,

@@ -3,6 +3,7 @@
 mod backup_querier;
 mod early_joins;
 mod execute;
+mod facts;
 mod forwarding;
 mod group_members;
 mod handle;
@@ -13,6 +14,7 @@ mod registry;
 mod reports;
 mod source_filters;
 mod stamps;
+mod tunnel_probes;
 mod underlay_filter;
 mod way_out;
 
@@ -23,6 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use facts::{Facts, FactsWanted, Subject, facts};
 use forwarding::LinuxForwarding;
 pub use group_members::group_members;
 use handle::{SandboxHandle, SegmentHandle, Watch};
@@ -35,6 +38,7 @@ use shoutd_core::Vni;
 use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{Action, Observed, OwnerTag, namespace_vni};
 use shoutd_netlink::{Link, Monitor, NamedNamespaces, Namespace, Route};
+pub use tunnel_probes::TunnelProbes;
 use underlay_filter::UnderlayFilterHandle;
 
 use crate::forwarding::{ForwardingTables, MembershipSource};

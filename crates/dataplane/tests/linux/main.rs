@@ -17,6 +17,7 @@ mod mending;
 mod multicast;
 mod overruns;
 mod pins;
+mod probes;
 mod probing;
 mod queriers;
 mod routers;

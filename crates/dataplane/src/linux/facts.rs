@@ -1,0 +1,245 @@
+//! Reads the facts about a group's way on this host, to explain why packets do not arrive. Nothing
+//! is changed, and nothing is read unless somebody asks.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Duration;
+
+use shoutd_core::explain::{
+    InsideFacts, InterfaceFacts, PortFacts, SegmentFacts, SendsTo, SocketFacts,
+};
+use shoutd_core::limits::{FACT_DETOURS_MAX, FACT_GROUPS_MAX, FACT_SOCKETS_MAX};
+use shoutd_core::multicast::Mdb;
+use shoutd_core::plane::{BRIDGE, DeviceName, TUNNEL, namespace_name};
+use shoutd_core::{EndpointId, Vni};
+use shoutd_netlink::{Error, Kind, Link, ListedSocket, MdbEntry, Namespace, Route};
+
+use super::forwarding::LinuxForwarding;
+use super::memberships::knowledge;
+use super::registry::Registry;
+use crate::forwarding::ForwardingTables;
+use crate::kernel_error::KernelError;
+
+/// How long drops of sockets are watched, if a socket has dropped anything before.
+const DROPS_WATCHED: Duration = Duration::from_millis(300);
+
+/// A container to look into.
+#[derive(Debug, Clone)]
+pub struct Subject {
+    /// Its endpoint.
+    pub endpoint: EndpointId,
+    /// The file of its network namespace.
+    pub sandbox: Option<PathBuf>,
+}
+
+/// What to read.
+#[derive(Debug, Clone)]
+pub struct FactsWanted {
+    /// The segment.
+    pub vni: Vni,
+    /// The group.
+    pub group: IpAddr,
+    /// The flood entries of the VXLAN device, as they were observed.
+    pub flood: BTreeSet<IpAddr>,
+    /// The containers on the network.
+    pub subjects: Vec<Subject>,
+    /// Addresses of the network's other containers.
+    pub others: Vec<IpAddr>,
+}
+
+/// What was read.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The segment.
+    pub segment: SegmentFacts,
+    /// The containers' ports.
+    pub ports: BTreeMap<EndpointId, PortFacts>,
+    /// The containers' namespaces, or why they cannot be read.
+    pub inside: BTreeMap<EndpointId, Result<InsideFacts, String>>,
+}
+
+/// Reads the facts. `directory` is that of the segments' namespaces. It takes milliseconds, or
+/// [`DROPS_WATCHED`] more if sockets have dropped datagrams.
+///
+/// # Errors
+/// The segment does not exist or cannot be read.
+pub fn facts(directory: &Path, wanted: &FactsWanted) -> Result<Facts, KernelError> {
+    let FactsWanted { vni, group, .. } = *wanted;
+    let namespace = Namespace::open(&directory.join(namespace_name(vni)))?;
+    let mut route = Route::open(&namespace)?;
+    let links = route.links()?;
+    let mut facts = Facts { segment: segment(&links), ..Facts::default() };
+    if facts.segment.tunnel {
+        let registry = Registry::new().map_err(KernelError::Descriptor)?;
+        registry.insert(vni, namespace);
+        let tables = LinuxForwarding::new(registry).read(vni)?;
+        facts.segment.sends_to = SendsTo::read(&tables, &wanted.flood, group);
+    }
+    let mut database = Mdb::default();
+    if let Some(bridge) = links.iter().find(|link| link.name == BRIDGE) {
+        for entry in route.bridge_groups(bridge.index)? {
+            match entry {
+                MdbEntry::Router(port) => database.set_router(port, true),
+                MdbEntry::Member(member) if member.group == group => {
+                    database.learn(member.port, group, knowledge(member));
+                }
+                MdbEntry::Member(_) => {}
+            }
+        }
+    }
+    let mut insides = Vec::new();
+    for subject in &wanted.subjects {
+        let name = DeviceName::port(&subject.endpoint);
+        let port = links.iter().find(|link| link.name == name.as_str());
+        if let Some(port) = port {
+            let found = PortFacts {
+                up: port.up,
+                filter: database.filter_of(port.index, group),
+                router: database.routers().contains(&port.index),
+            };
+            facts.ports.insert(subject.endpoint.clone(), found);
+        }
+        let inside = Inside::open(subject, port, wanted);
+        let inside = inside.map_err(|why| facts.inside.insert(subject.endpoint.clone(), Err(why)));
+        insides.extend(inside.map(|inside| (&subject.endpoint, inside)));
+    }
+    if insides.iter().any(|(_, inside)| inside.has_drops(group)) {
+        thread::sleep(DROPS_WATCHED);
+    }
+    for (endpoint, inside) in insides {
+        let read = inside.finish(group).map_err(|error| error.to_string());
+        facts.inside.insert(endpoint.clone(), read);
+    }
+    Ok(facts)
+}
+
+fn segment(links: &[Link]) -> SegmentFacts {
+    let mut segment = SegmentFacts::default();
+    for link in links {
+        match &link.kind {
+            Kind::Bridge(settings) if link.name == BRIDGE => {
+                segment.bridge = link.up;
+                segment.snooping = settings.snooping;
+            }
+            Kind::Vxlan(_) if link.name == TUNNEL => {
+                segment.tunnel = link.up && link.master.is_some();
+            }
+            _ => {}
+        }
+    }
+    segment
+}
+
+/// An open namespace of a container, with what was read so far.
+struct Inside {
+    namespace: Namespace,
+    facts: InsideFacts,
+    sockets: Vec<ListedSocket>,
+}
+
+impl Inside {
+    /// Opens the namespace and reads all but the sockets' present drops.
+    fn open(subject: &Subject, port: Option<&Link>, wanted: &FactsWanted) -> Result<Self, String> {
+        let Some(sandbox) = &subject.sandbox else {
+            return Err("Docker has not given the container its interface yet".to_owned());
+        };
+        let namespace = Namespace::open(sandbox).map_err(|error| error.to_string())?;
+        Self::read(namespace, port, wanted).map_err(|error| error.to_string())
+    }
+
+    fn read(
+        namespace: Namespace,
+        port: Option<&Link>,
+        wanted: &FactsWanted,
+    ) -> Result<Self, Error> {
+        let mut route = Route::open(&namespace)?;
+        let mut facts = InsideFacts::default();
+        let end = port.and_then(|port| port.peer).filter(|peer| peer.namespace.is_some());
+        let own = end.map(|end| route.link_at(end.index)).transpose()?.flatten();
+        let by = route.output_device(wanted.group)?;
+        facts.route = by.map(|index| route.link_at(index)).transpose()?.flatten().map(|l| l.name);
+        for joined in namespace.joined_groups()? {
+            if joined.group == wanted.group {
+                let link = route.link_at(joined.interface)?;
+                facts.joined.extend(link.map(|link| link.name));
+            } else if own.as_ref().is_some_and(|own| own.index == joined.interface)
+                && !is_every_hosts(joined.group)
+                && facts.other_groups.len() < FACT_GROUPS_MAX
+            {
+                facts.other_groups.insert(joined.group);
+            }
+        }
+        if let Some(own) = own {
+            let strict = namespace.reverse_path_filter(&own.name)? == 1;
+            if strict {
+                facts.detours = detours(&mut route, &own, wanted)?;
+            }
+            facts.interface =
+                Some(InterfaceFacts { name: own.name, up: own.up, strict_reverse_path: strict });
+        }
+        let sockets = namespace.udp_sockets()?;
+        Ok(Self { namespace, facts, sockets })
+    }
+
+    /// The sockets that can receive the group's packets.
+    fn receiving(&self, group: IpAddr) -> impl Iterator<Item = &ListedSocket> {
+        self.sockets.iter().filter(move |socket| can_receive(socket.local, group))
+    }
+
+    fn has_drops(&self, group: IpAddr) -> bool {
+        self.receiving(group).any(|socket| socket.drops > 0)
+    }
+
+    fn finish(mut self, group: IpAddr) -> Result<InsideFacts, Error> {
+        let later = if self.has_drops(group) { self.namespace.udp_sockets()? } else { Vec::new() };
+        let sockets = self.receiving(group).map(|socket| {
+            let again = later.iter().find(|again| again.inode == socket.inode);
+            let drops = again.map_or(socket.drops, |again| again.drops);
+            SocketFacts {
+                local: socket.local,
+                drops,
+                drops_now: drops.saturating_sub(socket.drops),
+            }
+        });
+        self.facts.sockets = sockets.take(FACT_SOCKETS_MAX).collect();
+        Ok(self.facts)
+    }
+}
+
+/// The addresses to which the container does not send by its interface on the network.
+fn detours(
+    route: &mut Route,
+    own: &Link,
+    wanted: &FactsWanted,
+) -> Result<BTreeMap<IpAddr, String>, Error> {
+    let mut detours = BTreeMap::new();
+    for address in wanted.others.iter().filter(|one| one.is_ipv4()).take(FACT_DETOURS_MAX) {
+        let by = route.output_device(*address)?.filter(|index| *index != own.index);
+        let name = by.map(|index| route.link_at(index)).transpose()?.flatten();
+        detours.extend(name.map(|link| (*address, link.name)));
+    }
+    Ok(detours)
+}
+
+/// Whether a socket with this local address can receive a group's packets. An IPv6 socket bound to
+/// any address receives IPv4, too.
+fn can_receive(local: SocketAddr, group: IpAddr) -> bool {
+    local.ip() == group
+        || local.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+        || (group.is_ipv4() && local.ip() == IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+}
+
+/// Whether the kernel joins this group by itself: all nodes, and solicited-node addresses (RFC
+/// 4291, section 2.7.1).
+fn is_every_hosts(group: IpAddr) -> bool {
+    match group {
+        IpAddr::V4(group) => group == Ipv4Addr::new(224, 0, 0, 1),
+        IpAddr::V6(group) => match group.segments() {
+            [0xff01 | 0xff02, 0, 0, 0, 0, 0, 0, 1] => true,
+            [0xff02, 0, 0, 0, 0, 1, high, _] => high >> 8 == 0xff,
+            _ => false,
+        },
+    }
+}

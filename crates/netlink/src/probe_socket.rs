@@ -1,0 +1,82 @@
+//! Frames of an experimental protocol between the VXLAN devices of a network.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use nix::libc;
+use nix::sys::socket::sockopt::RcvBufForce;
+use nix::sys::socket::{MsgFlags, recv, send, setsockopt};
+
+use crate::error::{Error, Fault};
+use crate::link::Mac;
+use crate::namespace::Namespace;
+use crate::packet::{self, ETHERNET};
+
+/// The protocol: IEEE 802, local experimental EtherType 1.
+pub(crate) const ETHERTYPE_PROBE: u16 = 0x88b5;
+/// A group address that bridges do not forward (IEEE 802.1Q, table 8-1). `br_handle_frame` passes
+/// such a frame up at the port where it came in, so a frame from the tunnel reaches a socket on the
+/// VXLAN device and no container, and one from a container reaches nobody.
+const DESTINATION: Mac = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x0b];
+/// Octets of the longest content that is read.
+const BUFFER: usize = 2048;
+/// Octets of frames that wait to be read: two of each of some hundred hosts, with the kernel's
+/// overhead.
+const QUEUE: usize = 2 << 20;
+/// Frames read at once.
+const FRAMES_MAX: usize = 1024;
+
+/// A socket for probes on one VXLAN device. The kernel copies no other frames to it.
+#[derive(Debug)]
+pub struct ProbeSocket {
+    fd: OwnedFd,
+}
+
+impl ProbeSocket {
+    /// Opens a socket on the device with this index.
+    pub fn open(namespace: &Namespace, device: u32) -> Result<Self, Error> {
+        Self::try_open(namespace, device)
+            .map_err(|fault| fault.during(format_args!("open a probe socket on device {device}")))
+    }
+
+    fn try_open(namespace: &Namespace, device: u32) -> Result<Self, Fault> {
+        let fd = packet::open(namespace)?;
+        let address = packet::address(device, ETHERTYPE_PROBE.to_be());
+        // SAFETY: the pointer is to an address of this length, which outlives the call.
+        let bound = unsafe {
+            libc::bind(fd.as_raw_fd(), (&raw const address).cast(), packet::address_length())
+        };
+        if bound < 0 {
+            return Err(io::Error::last_os_error().into());
+        }
+        // If this fails, a busy host may count some probes as lost.
+        let _ = setsockopt(&fd, RcvBufForce, &QUEUE);
+        Ok(Self { fd })
+    }
+
+    /// Sends this content to the VXLAN devices of all other hosts that have the network, with zeros
+    /// up to `length` octets. `from` is the source address of the frame.
+    pub fn send(&self, from: Mac, content: &[u8], length: usize) -> Result<(), Error> {
+        let mut frame = [&DESTINATION[..], &from, &ETHERTYPE_PROBE.to_be_bytes(), content].concat();
+        frame.resize(frame.len().max(ETHERNET + length), 0);
+        send(self.fd.as_raw_fd(), &frame, MsgFlags::MSG_DONTWAIT)
+            .map_err(|errno| Fault::from(io::Error::from(errno)).during("send a probe"))
+            .map(drop)
+    }
+
+    /// The contents of the frames that came since the last call, with the zeros behind them, at
+    /// most 2,048 octets of each.
+    pub fn received(&self) -> Vec<Vec<u8>> {
+        let mut buffer = [0; BUFFER];
+        let mut contents = Vec::new();
+        for _ in 0..FRAMES_MAX {
+            match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => contents.extend(buffer.get(ETHERNET..length).map(<[u8]>::to_vec)),
+                Err(nix::errno::Errno::EINTR) => {}
+                // Nothing is left, or the device is gone or down, which the reconciler mends.
+                Err(_) => break,
+            }
+        }
+        contents
+    }
+}
