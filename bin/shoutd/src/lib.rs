@@ -8,4 +8,5 @@ pub mod ipam;
 pub mod membership;
 pub mod names;
 pub mod plane;
+pub mod probes;
 pub mod swarm;

@@ -81,6 +81,8 @@ enum Command {
     /// List the multicast groups with members on the networks of this host, and the hosts and
     /// containers that are members
     Groups(show::Groups),
+    /// Say why multicast does not arrive: what is broken, where, and what to do
+    Why(show::Why),
     /// List what shoutd decided by itself on this host, newest first
     Events(show::Events),
 }
@@ -110,6 +112,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         let directories = &arguments.directories;
         let done = match arguments.command {
             Command::Status(status) => return status.run(directories).await,
+            Command::Why(why) => return why.run(directories).await,
             Command::Start(start) => start.run(directories).await,
             Command::Stop(stop) => stop.run(directories).await,
             Command::Token(token) => token.run(directories).await,

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use shoutd_core::advertise::AdvertisedNetwork;
+use shoutd_core::advertise::{AdvertisedNetwork, PeerStates};
 use shoutd_core::multicast::SourceFilter;
 use shoutd_core::view::{GroupRow, MemberHost};
 
@@ -32,6 +33,11 @@ fn filter_key(filter: &SourceFilter) -> FilterKey {
 }
 
 impl Advertiser {
+    /// What all peers advertise.
+    pub fn peer_states(&self) -> Arc<PeerStates> {
+        self.heard.borrow().clone()
+    }
+
     /// The memberships that this host and its peers advertise on the networks of this host.
     pub fn groups(&self) -> Vec<GroupRow> {
         let cluster = self.agreement.cluster();

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use shoutd_core::events::Event;
+use shoutd_core::explain::{AskFacts, AskWhy, Explanation, HostFacts};
 use shoutd_core::health::HostHealth;
 use shoutd_core::joining::PeerCheck;
 use shoutd_core::limits::EVENTS_MAX;
@@ -22,6 +23,7 @@ use shoutd_core::view::{
 use crate::api::group_members::GROUP_MEMBERS;
 use crate::api::rollout::Rollouts;
 use crate::api::views::{ENDPOINTS, HEALTH, HELLO, Views};
+use crate::api::why::FACTS;
 use crate::app::clock::now;
 use crate::membership::enrollment::{HeldToken, Waiting};
 use crate::membership::leaving::Leaving;
@@ -73,6 +75,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/networks/forget", post(forget_network))
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/groups", get(groups))
+        .route("/v1/why", post(why))
         .route("/v1/events", get(events))
         .route("/v1/token", get(show_token).post(rotate_token))
         .route("/v1/token/offer", post(offer_token))
@@ -91,6 +94,7 @@ pub fn peer_router(control: Arc<Control>) -> Router {
         .route(HEALTH, post(own_health))
         .route(ENDPOINTS, post(own_endpoints))
         .route(GROUP_MEMBERS, post(own_group_members))
+        .route(FACTS, post(own_facts))
         .with_state(control)
 }
 
@@ -142,6 +146,20 @@ async fn endpoints(State(control): State<Arc<Control>>) -> Json<Endpoints> {
 
 async fn groups(State(control): State<Arc<Control>>) -> Json<Vec<GroupRow>> {
     Json(control.views.groups().await)
+}
+
+async fn why(
+    State(control): State<Arc<Control>>,
+    Json(asked): Json<AskWhy>,
+) -> Answer<Explanation> {
+    Ok(Json(control.views.why(&asked).await?))
+}
+
+async fn own_facts(
+    State(control): State<Arc<Control>>,
+    Json(asked): Json<AskFacts>,
+) -> Json<HostFacts> {
+    Json(control.views.own_facts(&asked).await)
 }
 
 async fn events(State(control): State<Arc<Control>>) -> Json<Vec<Event>> {

@@ -7,3 +7,4 @@ mod fuzz;
 pub mod group_members;
 pub mod rollout;
 pub mod views;
+pub mod why;

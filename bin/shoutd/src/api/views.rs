@@ -103,6 +103,7 @@ impl Views {
         problems.extend(self.swarm.problems());
         problems.extend(self.services.plane.problems());
         problems.extend(self.services.advertiser.problems());
+        problems.extend(self.services.prober.problems());
         problems.extend(unkept_networks(&cluster));
         problems.extend(cluster.overlap_problems(self.services.agreement.me).into_values());
         problems.extend(consensus.fault.clone());
@@ -283,6 +284,7 @@ impl Views {
         let cluster = self.services.agreement.cluster();
         let consensus = self.services.agreement.consensus();
         let status = consensus.status();
+        let tunnels = self.services.prober.states();
         let rows = cluster.hosts.iter().map(async |(id, host)| {
             let this_host = *id == self.services.agreement.me;
             let role = if leader(&status) == Some(*id) {
@@ -303,6 +305,7 @@ impl Views {
                 this_host,
                 in_sync: standing.map(|standing| standing.in_sync),
                 heard_ago: heard.and_then(|heard| heard.as_millis().try_into().ok()),
+                tunnel: tunnels.get(id).copied(),
             }
         });
         let mut rows = join_all(rows).await;

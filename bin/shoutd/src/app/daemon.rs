@@ -46,6 +46,7 @@ use crate::membership::tokens::{self, Tokens};
 use crate::membership::{enrollment, renewal};
 use crate::names::{HostsFiles, Learner, Resolvers};
 use crate::plane::{NAMESPACES, underlay};
+use crate::probes;
 use crate::swarm::follower::SwarmFollower;
 use crate::swarm::orphans;
 
@@ -143,6 +144,7 @@ impl Daemon {
             .merge(stock::router(services.clone()))
             .merge(orphans::router(services.clone()))
             .merge(rollout::router(rollouts))
+            .merge(probes::router(services.prober.clone()))
             .merge(advertise::router(services.advertiser.clone()));
         let (compared, comparisons) = watch::channel(0);
         let follower = EngineFollower {
@@ -296,6 +298,7 @@ fn spawn_background(tasks: &mut Tasks, services: &Services, stop: &CancellationT
     let until = stop.clone();
     tasks.spawn("filter watch", async move { plane.watch_filter(&events, until).await });
     tasks.spawn("advertiser", services.advertiser.clone().run(stop.clone()));
+    tasks.spawn("prober", services.prober.clone().run(stop.clone()));
     let (agreement, local) = (services.agreement.clone(), services.local.clone());
     let leases = leases::run(agreement, local, services.events.clone(), stop.clone());
     tasks.spawn("leases", leases);

@@ -35,6 +35,7 @@ use crate::membership::enrollment::{Applicant, HeldToken};
 use crate::membership::formation::Formation;
 use crate::membership::renewal;
 use crate::plane::{Plane, underlay};
+use crate::probes::Prober;
 
 /// All that is checked, opened and bound before the daemon serves anything. If this fails, nothing
 /// has been changed.
@@ -161,10 +162,14 @@ impl Daemon {
             events.clone(),
         );
         let (claims, pending_claims) = Claims::new();
+        let advertiser = Arc::new(advertiser);
+        let prober =
+            Prober::new(agreement.clone(), plane.clone(), advertiser.clone(), self.peers.clone());
         let services = Services {
             plane,
             claims: Arc::new(claims),
-            advertiser: Arc::new(advertiser),
+            advertiser,
+            prober: Arc::new(prober),
             removals: Arc::new(PendingRemovals::new(
                 agreement.clone(),
                 self.local.clone(),

@@ -14,6 +14,7 @@ use crate::docker::pending_removals::PendingRemovals;
 use crate::ipam::claims::{Claims, Pending};
 use crate::membership::agreement::Agreement;
 use crate::plane::{Applier, Plane};
+use crate::probes::Prober;
 
 /// What the tasks of services own, until they are started.
 #[derive(Debug)]
@@ -37,6 +38,8 @@ pub struct Services {
     pub claims: Arc<Claims>,
     /// Advertisements of this host and its peers.
     pub advertiser: Arc<Advertiser>,
+    /// Probes of the tunnels to the peers.
+    pub prober: Arc<Prober>,
     /// Client of the peers.
     pub peers: Client,
     /// Client of the engine.

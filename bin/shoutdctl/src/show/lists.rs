@@ -108,7 +108,8 @@ impl Hosts {
     /// Lists the hosts.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         let hosts: Vec<HostRow> = control::get(directories, "/v1/hosts").await?;
-        let mut table = table(["NAME", "ID", "ADDRESS", "ROLE", "STATE", "ADVERTISEMENTS"]);
+        let mut table =
+            table(["NAME", "ID", "ADDRESS", "ROLE", "STATE", "ADVERTISEMENTS", "TUNNEL"]);
         for host in &hosts {
             let state = match (host.this_host, host.reachable) {
                 (true, _) => "this host",
@@ -117,7 +118,16 @@ impl Hosts {
             };
             let (id, address) = (host.id.to_string(), host.address.to_string());
             let advertisements = advertisements(host);
-            table.add_row([&cell(&host.name), &id, &address, &host.role, state, &advertisements]);
+            let tunnel = host.tunnel.map_or_else(|| "none".to_owned(), |tunnel| tunnel.to_string());
+            table.add_row([
+                &cell(&host.name),
+                &id,
+                &address,
+                &host.role,
+                state,
+                &advertisements,
+                &tunnel,
+            ]);
         }
         self.format.print(directories, &hosts, table).await
     }

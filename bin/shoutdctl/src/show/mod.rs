@@ -3,6 +3,7 @@
 mod inspect;
 mod lists;
 mod status;
+mod why;
 
 use std::fmt::Display;
 
@@ -15,6 +16,7 @@ use serde::Serialize;
 use shoutd_cli::Directories;
 use shoutd_core::view::{Membership, Status as StatusView};
 pub use status::Status;
+pub use why::Why;
 
 use crate::control;
 

@@ -1,0 +1,176 @@
+//! Why packets of a group do not arrive: collects the facts of all hosts that have the network.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use futures::future::join_all;
+use ipnet::IpNet;
+use shoutd_core::explain::{
+    ALL_HOSTS, Answer, AskFacts, AskWhy, ContainerFacts, Explanation, HostFacts, PeerFacts, explain,
+};
+use shoutd_core::limits::FACT_CONTAINERS_MAX;
+use shoutd_core::local::Local;
+use shoutd_core::rollout::resolve;
+use shoutd_core::tunnel::Carriage;
+use shoutd_core::{HostId, NetworkId};
+use shoutd_dataplane::{Facts, FactsWanted, Subject, facts};
+
+use crate::api::views::Views;
+use crate::plane::NAMESPACES;
+
+/// Path at which peers ask for this host's facts.
+pub const FACTS: &str = "/v1/facts";
+
+/// How long a host may take to collect its facts.
+const FACTS_DEADLINE: Duration = Duration::from_secs(2);
+
+/// A fault that is gone after this time is none: memberships are on their way.
+const SETTLING: Duration = Duration::from_millis(500);
+
+/// How long the engine may take to list the paused containers.
+const ENGINE_DEADLINE: Duration = Duration::from_millis(500);
+
+impl Views {
+    /// `shoutdctl why`.
+    ///
+    /// # Errors
+    /// The user asks for what does not exist.
+    pub async fn why(&self, asked: &AskWhy) -> Result<Explanation> {
+        let cluster = self.services.agreement.cluster();
+        let id = resolve(&cluster, &asked.network).ok_or_else(|| {
+            anyhow!(
+                "there is no network {} in the cluster; shoutdctl networks lists them",
+                asked.network
+            )
+        })?;
+        let title = cluster.network_title(&id);
+        let wanted = AskFacts { network: id.clone(), group: asked.group.unwrap_or(ALL_HOSTS) };
+        let first = explain(asked, title, &self.facts_of_all(&wanted).await)?;
+        if first.cause().is_none() {
+            return Ok(first);
+        }
+        // A container may have joined just now, and be known everywhere in a moment.
+        tokio::time::sleep(SETTLING).await;
+        Ok(explain(asked, title, &self.facts_of_all(&wanted).await)?)
+    }
+
+    /// The facts of all hosts that have the network, sorted by their names.
+    async fn facts_of_all(&self, wanted: &AskFacts) -> Vec<Answer> {
+        let (cluster, me) = (self.services.agreement.cluster(), self.services.agreement.me);
+        let network = cluster.networks.get(&wanted.network);
+        let mut hosts = network.map(|network| network.attached.clone()).unwrap_or_default();
+        hosts.insert(me);
+        let hosts = hosts.into_iter().filter_map(|id| Some((id, cluster.hosts.get(&id)?)));
+        let answers = hosts.map(async |(id, host)| {
+            let facts = if id == me {
+                Ok(self.own_facts(wanted).await)
+            } else {
+                let peers = &self.services.peers;
+                let answer = peers.call_host(id, host.address, FACTS, wanted, FACTS_DEADLINE).await;
+                answer.map_err(|error| error.to_string())
+            };
+            Answer { host: host.name.clone(), vtep: host.address.ip(), facts }
+        });
+        let mut answers = join_all(answers).await;
+        answers.sort_by(|a, b| a.host.cmp(&b.host));
+        answers
+    }
+
+    /// The facts of this host.
+    pub async fn own_facts(&self, asked: &AskFacts) -> HostFacts {
+        let local = self.services.local.get();
+        let problems = self.status().faults();
+        let (peers, tunnels) = (self.peers(asked), self.tunnels());
+        let mut told = HostFacts { problems, peers, tunnels, ..HostFacts::default() };
+        let Some(wanted) = self.wanted(asked, &local) else { return told };
+        let (names, paused) = tokio::join!(
+            self.container_names_in_time(&local),
+            self.paused(&asked.network, &local),
+        );
+        let read = tokio::task::spawn_blocking(move || {
+            facts(Path::new(NAMESPACES), &wanted).map_err(|error| error.to_string())
+        });
+        let read = read.await.unwrap_or_else(|error| Err(error.to_string()));
+        let (segment, Facts { mut ports, mut inside, .. }) = match read {
+            Ok(facts) => (Ok(facts.segment.clone()), facts),
+            Err(why) => (Err(why), Facts::default()),
+        };
+        let unread = segment.as_ref().err().cloned().unwrap_or_default();
+        told.segment = Some(segment);
+        let here = local.endpoints.iter().filter(|(_, found)| found.network == asked.network);
+        told.containers = here
+            .take(FACT_CONTAINERS_MAX)
+            .map(|(id, endpoint)| ContainerFacts {
+                name: names.get(id).map_or_else(|| id.short().to_owned(), String::clone),
+                endpoint: id.clone(),
+                addresses: endpoint.addresses.iter().map(IpNet::addr).collect(),
+                paused: paused.as_ref().map(|paused| {
+                    let container = endpoint.container.as_ref();
+                    container.is_some_and(|container| paused.contains(&container.id))
+                }),
+                port: ports.remove(id),
+                inside: inside.remove(id).unwrap_or_else(|| Err(unread.clone())),
+            })
+            .collect();
+        told
+    }
+
+    /// What to read of the kernel; `None` if this host has no container on the network.
+    fn wanted(&self, asked: &AskFacts, local: &Local) -> Option<FactsWanted> {
+        let cluster = self.services.agreement.cluster();
+        let network =
+            cluster.networks.get(&asked.network).filter(|_| local.is_attached(&asked.network))?;
+        let observed = self.services.plane.watch_observed();
+        let observed = observed.borrow();
+        let segment = observed.segments.get(&network.vni);
+        let here = local.endpoints.iter().filter(|(_, found)| found.network == asked.network);
+        let subjects = here.take(FACT_CONTAINERS_MAX).map(|(id, endpoint)| Subject {
+            endpoint: id.clone(),
+            sandbox: endpoint.sandbox.clone(),
+        });
+        Some(FactsWanted {
+            vni: network.vni,
+            group: asked.group,
+            flood: segment.map(|segment| segment.flood.clone()).unwrap_or_default(),
+            subjects: subjects.collect(),
+            others: network.leases.keys().copied().collect(),
+        })
+    }
+
+    /// Whether the tunnels from the peers carry, by the peers' VTEPs.
+    fn tunnels(&self) -> BTreeMap<IpAddr, Carriage> {
+        let cluster = self.services.agreement.cluster();
+        let states = self.services.prober.states().into_iter();
+        let states = states.filter_map(|(host, state)| {
+            Some((cluster.hosts.get(&host)?.address.ip(), state.inbound))
+        });
+        states.collect()
+    }
+
+    /// What this host knows of the others that have the network.
+    fn peers(&self, asked: &AskFacts) -> BTreeMap<IpAddr, PeerFacts> {
+        let (cluster, states) =
+            (self.services.agreement.cluster(), self.services.advertiser.peer_states());
+        let known = |host: &HostId, network: &NetworkId| {
+            let state = states.hosts.get(host)?;
+            let advertised = state.networks.get(network)?;
+            let address = cluster.hosts.get(host)?.address.ip();
+            let filter = advertised.memberships.groups.get(&asked.group).cloned();
+            Some((address, PeerFacts { in_sync: state.in_sync, filter }))
+        };
+        states.hosts.keys().filter_map(|host| known(host, &asked.network)).collect()
+    }
+
+    /// The ids of the paused containers on the network; `None` if the engine does not answer in
+    /// time.
+    async fn paused(&self, network: &NetworkId, local: &Local) -> Option<BTreeSet<String>> {
+        let docker = local.bindings.iter().filter(|(_, bound)| *bound == network);
+        let asked = docker.map(|(docker, _)| self.services.engine.paused_containers(docker));
+        let answers = tokio::time::timeout(ENGINE_DEADLINE, join_all(asked)).await.ok()?;
+        let lists: Result<Vec<_>, _> = answers.into_iter().collect();
+        Some(lists.ok()?.into_iter().flatten().map(|id| id.to_string()).collect())
+    }
+}

@@ -1,0 +1,174 @@
+//! The prober: sends probes through the tunnels, receives the peers', and asks each peer what it
+//! hears of this host.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::routing::post;
+use axum::{Extension, Json, Router};
+use futures::future::join_all;
+use parking_lot::Mutex;
+use shoutd_core::limits::{PROBE_INTERVAL, PROBE_POLL};
+use shoutd_core::plane::Observed;
+use shoutd_core::tunnel::{Probe, ProbeReport, TunnelState, Tunnels, tunnel_problem};
+use shoutd_core::{HostId, Vni};
+use shoutd_dataplane::TunnelProbes;
+use shoutd_peer::{Caller, Client};
+use tokio::time::{Instant, interval};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::advertise::Advertiser;
+use crate::membership::agreement::Agreement;
+use crate::plane::{NAMESPACES, Plane};
+
+/// Path at which peers ask what this host hears of them.
+const PROBES: &str = "/v1/probes";
+
+/// How long a peer may take to answer.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
+
+/// Probes the tunnels to all peers that share a network.
+#[derive(Debug)]
+pub struct Prober {
+    agreement: Agreement,
+    plane: Arc<Plane>,
+    advertiser: Arc<Advertiser>,
+    peers: Client,
+    /// Zero of the times in `tunnels`.
+    begin: Instant,
+    tunnels: Mutex<Tunnels>,
+}
+
+impl Prober {
+    /// Does not send anything yet.
+    pub fn new(
+        agreement: Agreement,
+        plane: Arc<Plane>,
+        advertiser: Arc<Advertiser>,
+        peers: Client,
+    ) -> Self {
+        let (begin, tunnels) = (Instant::now(), Mutex::default());
+        Self { agreement, plane, advertiser, peers, begin, tunnels }
+    }
+
+    /// The tunnels to the peers that share a network.
+    pub fn states(&self) -> BTreeMap<HostId, TunnelState> {
+        self.tunnels.lock().states(self.begin.elapsed())
+    }
+
+    /// What this host tells a peer that asks.
+    pub fn report(&self, host: HostId) -> ProbeReport {
+        self.tunnels.lock().report(host, self.begin.elapsed())
+    }
+
+    /// The tunnels that do not carry, one line each.
+    pub fn problems(&self) -> Vec<String> {
+        let cluster = self.agreement.cluster();
+        let me = cluster.host_name(self.agreement.me);
+        let states = self.states().into_iter();
+        let problems = states.flat_map(|(host, state)| {
+            let peer = cluster.host_name(host);
+            [tunnel_problem(&peer, &me, state.inbound), tunnel_problem(&me, &peer, state.outbound)]
+        });
+        problems.flatten().collect()
+    }
+
+    /// Probes until `stop`.
+    pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let (run, mut number) = (rand::random(), 0);
+        let mut sockets = TunnelProbes::new(Path::new(NAMESPACES));
+        let mut ticks = interval(PROBE_POLL);
+        let mut sent: Option<Instant> = None;
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let contents = sockets.received();
+            let probes = contents.iter().filter_map(|content| parse(content));
+            probes.for_each(|probe| self.tunnels.lock().received(probe, self.begin.elapsed()));
+            if sent.is_some_and(|at| at.elapsed() < PROBE_INTERVAL) {
+                continue;
+            }
+            sent = Some(Instant::now());
+            let shared = self.shared();
+            self.tunnels.lock().set_peers(shared.keys().copied(), self.begin.elapsed());
+            self.send(&mut sockets, &shared, (run, number));
+            number += 1;
+            tokio::spawn(self.clone().ask());
+        }
+    }
+
+    /// The peers that share a network, each with the network by which it is probed: the first.
+    fn shared(&self) -> BTreeMap<HostId, Vni> {
+        let (cluster, states) = (self.agreement.cluster(), self.advertiser.peer_states());
+        let observed = self.plane.watch_observed();
+        let observed = observed.borrow();
+        let mut shared = BTreeMap::new();
+        for (host, state) in &states.hosts {
+            let networks = state.networks.keys().filter_map(|id| cluster.networks.get(id));
+            let here =
+                networks.map(|network| network.vni).filter(|vni| has_tunnel(&observed, *vni));
+            shared.extend(here.min().map(|vni| (*host, vni)));
+        }
+        shared.retain(|host, _| cluster.hosts.contains_key(host));
+        shared
+    }
+
+    /// Sends a small and a full probe by each of these networks.
+    fn send(
+        &self,
+        sockets: &mut TunnelProbes,
+        shared: &BTreeMap<HostId, Vni>,
+        (run, number): (u64, u64),
+    ) {
+        let networks: BTreeSet<Vni> = shared.values().copied().collect();
+        sockets.retain(&networks);
+        for vni in networks {
+            for full in [false, true] {
+                let probe = Probe { from: self.agreement.me, run, number, full };
+                let content = serde_json::to_vec(&probe).unwrap_or_default();
+                let me = self.agreement.me.get();
+                if let Err(error) = sockets.send(vni, me, &content, full) {
+                    // The reconciler names what is wrong with the device.
+                    debug!("cannot send a probe: {error}");
+                }
+            }
+        }
+    }
+
+    /// Asks each peer what it hears.
+    async fn ask(self: Arc<Self>) {
+        let cluster = self.agreement.cluster();
+        let peers: Vec<HostId> = self.tunnels.lock().peers().collect();
+        let asked = peers.into_iter().filter_map(|id| Some((id, cluster.hosts.get(&id)?.address)));
+        join_all(asked.map(async |(id, address)| {
+            let answer = self.peers.call_host(id, address, PROBES, &(), ANSWER_DEADLINE).await;
+            self.tunnels.lock().answered(id, answer.ok(), self.begin.elapsed());
+        }))
+        .await;
+    }
+}
+
+/// The routes for peers.
+pub fn router(prober: Arc<Prober>) -> Router {
+    Router::new().route(PROBES, post(answer)).with_state(prober)
+}
+
+async fn answer(
+    State(prober): State<Arc<Prober>>,
+    Extension(caller): Extension<Caller>,
+) -> Json<ProbeReport> {
+    Json(prober.report(caller.host))
+}
+
+fn has_tunnel(observed: &Observed, vni: Vni) -> bool {
+    let segment = observed.segments.get(&vni);
+    segment.is_some_and(|segment| segment.tunnel.as_ref().is_some_and(|tunnel| tunnel.up))
+}
+
+/// The probe at the beginning of a frame's content. Zeros may follow.
+fn parse(content: &[u8]) -> Option<Probe> {
+    let mut probes = serde_json::Deserializer::from_slice(content).into_iter();
+    probes.next()?.ok()
+}

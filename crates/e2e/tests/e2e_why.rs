@@ -1,0 +1,29 @@
+//! `shoutdctl why`: faults are planted, and each must be named first.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
+
+mod why;
+
+use std::process::ExitCode;
+
+use shoutd_e2e::{Cluster, run_checks};
+
+use crate::why::{faults, hosts};
+
+fn main() -> ExitCode {
+    run_checks(
+        || {
+            let cluster = Cluster::up("why", 3)?;
+            cluster.form([1, 2, 3])?;
+            Ok(cluster)
+        },
+        &[
+            ("planted faults in containers are named first", faults::in_containers),
+            ("a daemon that does not run is named first", hosts::a_daemon_that_does_not_run),
+            (
+                "a tunnel that does not carry is known, though TCP is fine",
+                hosts::a_tunnel_that_does_not_carry,
+            ),
+            ("what does not exist is said in one line", hosts::what_does_not_exist),
+        ],
+    )
+}
