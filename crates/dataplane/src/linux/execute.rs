@@ -336,9 +336,13 @@ impl SegmentHandle {
             up: Some(true),
             ..LinkChange::default()
         };
+        if ipv6 {
+            // Before it is up. It queries at once then, and without an address not for another 31 s
+            // (`br_ip6_multicast_alloc_query`); until then it ignores the queries of routers.
+            self.route.add_address(bridge.index, GATEWAY_LINK_LOCAL.into())?;
+        }
         self.route.change_link(bridge.index, &change)?;
         if ipv6 {
-            self.route.add_address(bridge.index, GATEWAY_LINK_LOCAL.into())?;
             let there = self.route.addresses()?.into_iter();
             let there = there.filter(|address| address.link == bridge.index);
             for Address { net, .. } in there.filter(|address| is_link_local(address.net)) {
