@@ -257,8 +257,9 @@ fn a_container_over_its_rate_limit_is_still_found() {
     let mut arrivals = Capture::open(&cluster.hosts[1].segment(), "shoutvx0");
     let sender = cluster.sender(0);
     let frames = Capture::open(&cluster.containers[0], "eth0");
-    for number in 0..10 {
-        for _ in 0..100 {
+    // The container's kernel may send some itself, and the burst is ten.
+    for number in 0..5 {
+        for _ in 0..200 {
             sender.send_to(b"storm", (Ipv4Addr::new(224, 0, 0, 77), PORT)).unwrap();
         }
         frames.send(&address_resolution(number));
@@ -273,7 +274,7 @@ fn a_container_over_its_rate_limit_is_still_found() {
             _ => {}
         }
     }
-    assert_eq!(arrived, (0..10).collect::<Vec<u8>>());
+    assert_eq!(arrived, (0..5).collect::<Vec<u8>>());
 }
 
 /// A broadcast request of ARP if the number is even, otherwise a neighbour solicitation to all
