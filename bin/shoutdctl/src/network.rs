@@ -250,6 +250,9 @@ async fn await_everywhere(
             bail!("network {network} is being removed")
         }
         NetworkPhase::There(_) => {
+            for problem in &standing.tunnel_problems {
+                eprintln!("({problem})");
+            }
             tell(&standing, CopyState::Absent, "does not have it", network, patience)
         }
     }

@@ -82,6 +82,13 @@ pub fn settings(arguments: &StartArguments, status: &Status) -> Vec<String> {
             status.replication
         ));
     }
+    if arguments.no_tunnel_probes && status.tunnel_probes {
+        unmet.push(
+            "the running daemon probes its tunnels; to change that, stop it (shoutdctl stop) and \
+             start it again with --no-tunnel-probes"
+                .to_owned(),
+        );
+    }
     let paths: [(&str, &Path, &str, &Path); 3] = [
         ("--data-dir", &arguments.data_dir, DATA_DIRECTORY, &status.data_directory),
         ("--docker-socket", &arguments.docker_socket, DOCKER_SOCKET, &status.docker_socket),
@@ -114,6 +121,7 @@ mod tests {
         let status = json!({
             "version": "0.1.0", "pid": 7, "host": "00000000000000a1", "name": "h1",
             "address": "10.0.0.1:7789", "underlay_mtu": 1500, "replication": "vxlan-mdb",
+            "tunnel_probes": true,
             "membership": {"state": "member"}, "role": "leader", "hosts": 1, "networks": 0,
             "endpoints": 0, "docker": {"state": "serving", "detail": "20.10"},
             "docker_socket": "/var/run/docker.sock", "data_directory": "/srv/shoutd",
@@ -129,6 +137,7 @@ mod tests {
         assert_eq!(unmet(&["--replication=vxlan-mdb", "--data-dir=/srv/shoutd"]), "");
         for (option, words) in [
             ("--replication=flood", ["vxlan-mdb", "not by flood"]),
+            ("--no-tunnel-probes", ["probes its tunnels", "start it again"]),
             ("--data-dir=/srv/other", ["/srv/shoutd", "/srv/other"]),
             ("--docker-socket=/run/d.sock", ["/var/run/docker.sock", "/run/d.sock"]),
             ("--plugin-socket=/run/p.sock", ["/run/docker/plugins/shoutd.sock", "/run/p.sock"]),

@@ -80,6 +80,10 @@ pub struct StartArguments {
     #[arg(long, value_name = "TIER")]
     pub replication: Option<Tier>,
 
+    /// Do not probe the tunnels to the other hosts: tunnels that do not carry are not noticed
+    #[arg(long)]
+    pub no_tunnel_probes: bool,
+
     /// Directory of the daemon's persistent data
     #[arg(long, value_name = "DIR", default_value = DATA_DIRECTORY)]
     pub data_dir: PathBuf,
@@ -95,6 +99,9 @@ pub struct StartArguments {
 
 /// The option with the interface whose address is advertised.
 const INTERFACE_OPTION: &str = "--advertise-interface";
+
+/// The option that turns tunnel probes off.
+const NO_PROBES_OPTION: &str = "--no-tunnel-probes";
 
 /// Default of `--docker-socket`.
 pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
@@ -139,6 +146,9 @@ impl StartArguments {
         }
         if let Some(tier) = self.replication {
             line.push(format!("--replication={}", tier.name()).into());
+        }
+        if self.no_tunnel_probes {
+            line.push(NO_PROBES_OPTION.into());
         }
         let mut path =
             |option: &str, path: &Path| line.extend([OsString::from(option), path.into()]);

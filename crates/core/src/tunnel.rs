@@ -88,16 +88,24 @@ impl Peer {
         let is_answering =
             self.answer.is_some_and(|(at, _)| now.saturating_sub(at) < PROBE_SILENCE);
         let Some(since) = self.sends_since.filter(|_| is_answering) else {
-            return Carriage::Unknown;
+            // It may be cut off from TCP only.
+            let came =
+                |at: Option<Duration>| at.is_some_and(|at| now.saturating_sub(at) < PROBE_SILENCE);
+            return if came(self.small) && came(self.full) {
+                Carriage::Carries
+            } else {
+                Carriage::Unknown
+            };
         };
         let since = since.max(self.shares_since);
-        let is_late = |heard: Option<Duration>| {
-            now.saturating_sub(heard.unwrap_or(since).max(since)) >= PROBE_SILENCE
-        };
-        match (is_late(self.small), is_late(self.full)) {
+        let [small, full] =
+            [self.small, self.full].map(|heard| heard.filter(|heard| *heard >= since));
+        let is_late =
+            |heard: Option<Duration>| now.saturating_sub(heard.unwrap_or(since)) >= PROBE_SILENCE;
+        match (is_late(small), is_late(full)) {
             (true, true) => Carriage::Silent,
             (false, true) => Carriage::SmallOnly,
-            _ if self.small.is_none() && self.full.is_none() => Carriage::Unknown,
+            _ if small.is_none() && full.is_none() => Carriage::Unknown,
             _ => match self.loss() {
                 Some(percent) => Carriage::Loses(percent),
                 None => Carriage::Carries,
@@ -326,6 +334,10 @@ mod tests {
             stopped.answered(host(2), None, second * SECOND);
             assert_ne!(inbound(&stopped, second), Carriage::Silent, "{second}");
         }
+        // One that is cut off from TCP only is heard.
+        stopped.received(probe(1, false), 59 * SECOND);
+        stopped.received(probe(1, true), 59 * SECOND);
+        assert_eq!(inbound(&stopped, 60), Carriage::Carries);
         // When it runs again, it has time to send.
         run(&mut stopped, 60, 62, |_, _| false);
         assert_eq!(inbound(&stopped, 62), Carriage::Unknown);

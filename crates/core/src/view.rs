@@ -135,6 +135,9 @@ pub struct Status {
     pub agreed_ago: Option<u64>,
     /// Its tier of replication: `vxlan-mdb`, `multicast-fdb` or `flood`.
     pub replication: String,
+    /// Whether it probes its tunnels.
+    #[serde(default)]
+    pub tunnel_probes: bool,
     /// Whether it is a member of a cluster.
     pub membership: Membership,
     /// The cluster's id.
@@ -377,6 +380,9 @@ pub struct NetworkStanding {
     pub phase: NetworkPhase,
     /// Its state on each host, if it was queried.
     pub hosts: Vec<HostCopy>,
+    /// The tunnels of the queried host that do not carry, one line each.
+    #[serde(default)]
+    pub tunnel_problems: Vec<String>,
     /// Why it went, if it was created on this host and another network had its name before.
     #[serde(default)]
     pub made_room: Option<String>,

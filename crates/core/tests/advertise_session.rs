@@ -104,6 +104,14 @@ fn a_silent_host_is_out_of_sync_then_withdrawn_and_returns_with_a_snapshot() {
     assert!(inbound.peer_state(None, now).in_sync);
     inbound.mark_not_in_sync();
     assert!(!inbound.peer_state(None, now).in_sync);
+    // While something comes through the tunnel, only TCP can be at fault.
+    for _ in 0..3 {
+        now += HOLD_TIME / 2;
+        inbound.note_tunnelled(now);
+        inbound.expire(now);
+        let state = inbound.peer_state(None, now);
+        assert!(!state.in_sync && state.networks == one_network(3), "it is still sent everything");
+    }
     now += HOLD_TIME;
     inbound.expire(now);
     let state = inbound.peer_state(Some(&[network_id(0)].into()), now);

@@ -347,6 +347,16 @@ fn what_does_not_exist_is_said() {
 }
 
 #[test]
+fn what_is_broken_only_the_second_time_is_left_out() {
+    let mut world = World::healthy();
+    let first = explain(&question(), "foo", &world.hosts).unwrap();
+    world.inside(2).sockets.clear();
+    let second = explain(&question(), "foo", &world.hosts).unwrap();
+    assert_eq!(second.clone().lasting(&first).cause(), None);
+    assert_eq!(second.clone().lasting(&second), second);
+}
+
+#[test]
 fn nobody_who_joined_is_the_cause() {
     let mut world = World::healthy();
     world.leave();

@@ -23,6 +23,7 @@ fn main() -> ExitCode {
                 "a tunnel that does not carry is known, though TCP is fine",
                 hosts::a_tunnel_that_does_not_carry,
             ),
+            ("nothing is broken while members come and go", faults::members_come_and_go),
             ("what does not exist is said in one line", hosts::what_does_not_exist),
         ],
     )

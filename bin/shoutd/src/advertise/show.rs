@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use shoutd_core::HostId;
 use shoutd_core::advertise::{AdvertisedNetwork, PeerStates};
 use shoutd_core::multicast::SourceFilter;
 use shoutd_core::view::{GroupRow, MemberHost};
@@ -36,6 +37,12 @@ impl Advertiser {
     /// What all peers advertise.
     pub fn peer_states(&self) -> Arc<PeerStates> {
         self.heard.borrow().clone()
+    }
+
+    /// Something came from this host through the tunnel.
+    pub fn note_tunnelled(&self, host: HostId) {
+        let now = self.now();
+        self.state().inbound.note_tunnelled(host, now);
     }
 
     /// The memberships that this host and its peers advertise on the networks of this host.

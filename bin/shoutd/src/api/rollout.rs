@@ -86,7 +86,13 @@ impl Rollouts {
         };
         let cluster = self.services.agreement.cluster();
         let made_room = self.made_room(&cluster, &asked.network);
-        NetworkStanding { phase: self.phase(&cluster, id.as_ref()), id, hosts, made_room }
+        NetworkStanding {
+            phase: self.phase(&cluster, id.as_ref()),
+            id,
+            hosts,
+            tunnel_problems: self.services.prober.problems(),
+            made_room,
+        }
     }
 
     fn made_room(&self, cluster: &Cluster, wanted: &str) -> Option<String> {

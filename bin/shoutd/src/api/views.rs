@@ -125,6 +125,7 @@ impl Views {
             underlay_mtu: self.underlay.borrow().mtu,
             agreed_ago: consensus.leader_heard,
             replication: self.replication.name().to_owned(),
+            tunnel_probes: self.services.prober.sends(),
             membership: self.services.agreement.membership(),
             cluster: cluster.id,
             role: role(&consensus).to_owned(),

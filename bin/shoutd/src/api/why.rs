@@ -54,7 +54,7 @@ impl Views {
         }
         // A container may have joined just now, and be known everywhere in a moment.
         tokio::time::sleep(SETTLING).await;
-        Ok(explain(asked, title, &self.facts_of_all(&wanted).await)?)
+        Ok(explain(asked, title, &self.facts_of_all(&wanted).await)?.lasting(&first))
     }
 
     /// The facts of all hosts that have the network, sorted by their names.

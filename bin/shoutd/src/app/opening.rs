@@ -57,6 +57,7 @@ pub(super) struct Daemon {
     pub(super) data_directory: PathBuf,
     pub(super) plugin_path: PathBuf,
     pub(super) capabilities: Capabilities,
+    pub(super) sends_probes: bool,
 }
 
 impl Daemon {
@@ -124,6 +125,7 @@ impl Daemon {
             data_directory: arguments.data_dir.clone(),
             plugin_path: arguments.plugin_socket.clone(),
             capabilities,
+            sends_probes: !arguments.no_tunnel_probes,
         })
     }
 
@@ -163,8 +165,14 @@ impl Daemon {
         );
         let (claims, pending_claims) = Claims::new();
         let advertiser = Arc::new(advertiser);
-        let prober =
-            Prober::new(agreement.clone(), plane.clone(), advertiser.clone(), self.peers.clone());
+        let prober = Prober::new(
+            agreement.clone(),
+            self.local.clone(),
+            plane.clone(),
+            advertiser.clone(),
+            self.peers.clone(),
+            self.sends_probes,
+        );
         let services = Services {
             plane,
             claims: Arc::new(claims),

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use shoutd_core::limits::{PROBE_INTERVAL, PROBE_POLL};
 use shoutd_core::plane::Observed;
 use shoutd_core::tunnel::{Probe, ProbeReport, TunnelState, Tunnels, tunnel_problem};
-use shoutd_core::{HostId, Vni};
+use shoutd_core::{HostId, MacAddress, Vni};
 use shoutd_dataplane::TunnelProbes;
 use shoutd_peer::{Caller, Client};
 use tokio::time::{Instant, interval};
@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::advertise::Advertiser;
+use crate::app::local_state::LocalState;
 use crate::membership::agreement::Agreement;
 use crate::plane::{NAMESPACES, Plane};
 
@@ -35,9 +36,12 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Prober {
     agreement: Agreement,
+    local: Arc<LocalState>,
     plane: Arc<Plane>,
     advertiser: Arc<Advertiser>,
     peers: Client,
+    /// Whether this host sends probes.
+    sends: bool,
     /// Zero of the times in `tunnels`.
     begin: Instant,
     tunnels: Mutex<Tunnels>,
@@ -47,12 +51,19 @@ impl Prober {
     /// Does not send anything yet.
     pub fn new(
         agreement: Agreement,
+        local: Arc<LocalState>,
         plane: Arc<Plane>,
         advertiser: Arc<Advertiser>,
         peers: Client,
+        sends: bool,
     ) -> Self {
         let (begin, tunnels) = (Instant::now(), Mutex::default());
-        Self { agreement, plane, advertiser, peers, begin, tunnels }
+        Self { agreement, local, plane, advertiser, peers, sends, begin, tunnels }
+    }
+
+    /// Whether this host sends probes.
+    pub fn sends(&self) -> bool {
+        self.sends
     }
 
     /// The tunnels to the peers that share a network.
@@ -79,6 +90,9 @@ impl Prober {
 
     /// Probes until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        if !self.sends {
+            return stop.cancelled().await;
+        }
         let (run, mut number) = (rand::random(), 0);
         let mut sockets = TunnelProbes::new(Path::new(NAMESPACES));
         let mut ticks = interval(PROBE_POLL);
@@ -86,7 +100,10 @@ impl Prober {
         while stop.run_until_cancelled(ticks.tick()).await.is_some() {
             let contents = sockets.received();
             let probes = contents.iter().filter_map(|content| parse(content));
-            probes.for_each(|probe| self.tunnels.lock().received(probe, self.begin.elapsed()));
+            for probe in probes {
+                self.tunnels.lock().received(probe, self.begin.elapsed());
+                self.advertiser.note_tunnelled(probe.from);
+            }
             if sent.is_some_and(|at| at.elapsed() < PROBE_INTERVAL) {
                 continue;
             }
@@ -124,17 +141,26 @@ impl Prober {
     ) {
         let networks: BTreeSet<Vni> = shared.values().copied().collect();
         sockets.retain(&networks);
-        for vni in networks {
+        let sources = networks.into_iter().filter_map(|vni| Some((vni, self.source(vni)?)));
+        for (vni, source) in sources {
             for full in [false, true] {
                 let probe = Probe { from: self.agreement.me, run, number, full };
                 let content = serde_json::to_vec(&probe).unwrap_or_default();
-                let me = self.agreement.me.get();
-                if let Err(error) = sockets.send(vni, me, &content, full) {
+                if let Err(error) = sockets.send(vni, source, &content, full) {
                     // The reconciler names what is wrong with the device.
                     debug!("cannot send a probe: {error}");
                 }
             }
         }
+    }
+
+    /// The MAC address of one of this host's containers on the network. The peers have pinned it to
+    /// this host, so they learn nothing from a probe.
+    fn source(&self, vni: Vni) -> Option<MacAddress> {
+        let (cluster, local) = (self.agreement.cluster(), self.local.get());
+        let mut endpoints = local.endpoints.values();
+        let is_there = |network| cluster.networks.get(network).is_some_and(|one| one.vni == vni);
+        endpoints.find(|endpoint| is_there(&endpoint.network)).map(|endpoint| endpoint.mac)
     }
 
     /// Asks each peer what it hears.

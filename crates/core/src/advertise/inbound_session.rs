@@ -32,6 +32,8 @@ pub struct InboundSession {
     trusted: bool,
     /// When the peer last sent a valid message, or when we began to expect one.
     last_received: Duration,
+    /// When something last came from the peer through the tunnel.
+    tunnelled: Duration,
     /// Whether the hold time has expired.
     expired: bool,
     retired: VecDeque<Incarnation>,
@@ -54,6 +56,7 @@ impl InboundSession {
             withdrawn: BTreeSet::new(),
             trusted: false,
             last_received: now,
+            tunnelled: now,
             expired: false,
             retired: VecDeque::new(),
             full_at: now,
@@ -162,9 +165,20 @@ impl InboundSession {
         self.trusted = false;
     }
 
+    /// Something came from the peer through the tunnel: its containers may still receive, though
+    /// its messages do not arrive. So its hold time begins again.
+    pub fn note_tunnelled(&mut self, now: Duration) {
+        self.tunnelled = now;
+    }
+
+    /// When the hold time expires.
+    fn held_until(&self) -> Duration {
+        self.last_received.max(self.tunnelled) + HOLD_TIME
+    }
+
     /// Withdraws the peer's advertisement if its hold time has expired.
     pub fn expire(&mut self, now: Duration) {
-        if self.expired || now < self.last_received + HOLD_TIME {
+        if self.expired || now < self.held_until() {
             return;
         }
         let (position, retired) = (self.position, std::mem::take(&mut self.retired));
@@ -186,7 +200,7 @@ impl InboundSession {
     /// The next time after `after` at which the state changes if the peer stays silent; `None` if
     /// it does not.
     pub fn wake(&self, after: Duration) -> Option<Duration> {
-        let times = [self.last_received + SILENCE_MAX, self.last_received + HOLD_TIME];
+        let times = [self.last_received + SILENCE_MAX, self.held_until()];
         times.into_iter().find(|time| *time > after).filter(|_| !self.expired)
     }
 

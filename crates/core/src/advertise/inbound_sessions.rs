@@ -57,6 +57,13 @@ impl InboundSessions {
         }
     }
 
+    /// Something came from this host through the tunnel.
+    pub fn note_tunnelled(&mut self, host: HostId, now: Duration) {
+        if let Some(session) = self.hosts.get_mut(&host) {
+            session.note_tunnelled(now);
+        }
+    }
+
     /// Withdraws the advertisements of hosts whose hold time has expired.
     pub fn expire(&mut self, now: Duration) {
         self.hosts.values_mut().for_each(|session| session.expire(now));

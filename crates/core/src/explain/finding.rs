@@ -79,6 +79,20 @@ pub struct Explanation {
 }
 
 impl Explanation {
+    /// Without what is broken here and was not broken `before`, at the same place: while members
+    /// come and go, hosts tell of different moments.
+    pub fn lasting(mut self, before: &Self) -> Self {
+        self.findings.retain(|now| {
+            now.verdict != Verdict::Broken
+                || before.findings.iter().any(|then| {
+                    then.verdict == Verdict::Broken
+                        && (then.station, &then.host, &then.container)
+                            == (now.station, &now.host, &now.container)
+                })
+        });
+        self
+    }
+
     /// The first broken station.
     pub fn cause(&self) -> Option<&Finding> {
         self.findings.iter().find(|finding| finding.verdict == Verdict::Broken)

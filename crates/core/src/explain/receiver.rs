@@ -24,22 +24,19 @@ impl<'a> Case<'a> {
         let others = self.places().filter(|place| {
             from.is_none_or(|from| from.container.endpoint != place.container.endpoint)
         });
-        others
-            .filter(|place| {
-                self.is_member(*place)
-                    || place.container.inside.as_ref().is_ok_and(|inside| !inside.joined.is_empty())
-            })
-            .collect()
+        others.filter(|place| self.is_receiver(*place)).collect()
     }
 
-    /// Whether the container is a member of the group on this network, as the bridge or its own
-    /// kernel knows.
-    pub(super) fn is_member(&self, place: Place<'_>) -> bool {
+    /// Whether the container has joined the group on any interface, or gets every group. A bridge
+    /// keeps a membership for some seconds after a leave, so it counts only if the container cannot
+    /// be looked into.
+    fn is_receiver(&self, place: Place<'_>) -> bool {
         let port = place.container.port.as_ref();
-        port.is_some_and(|port| port.filter.is_some() || port.router)
-            || place.container.inside.as_ref().is_ok_and(|inside| {
-                inside.interface.as_ref().is_some_and(|own| inside.joined.contains(&own.name))
-            })
+        port.is_some_and(|port| port.router)
+            || match &place.container.inside {
+                Ok(inside) => !inside.joined.is_empty(),
+                Err(_) => port.is_some_and(|port| port.filter.is_some()),
+            }
     }
 
     /// The finding that no container has joined the group.

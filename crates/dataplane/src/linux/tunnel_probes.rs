@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use shoutd_core::Vni;
 use shoutd_core::plane::{TUNNEL, namespace_name};
+use shoutd_core::{MacAddress, Vni};
 use shoutd_netlink::{Namespace, ProbeSocket, Route};
 
 use crate::kernel_error::KernelError;
@@ -35,7 +35,8 @@ impl TunnelProbes {
     }
 
     /// Sends this content to all hosts that have the network. A full one is as long as the MTU of
-    /// the VXLAN device. `host` identifies this host: tables learn a source address.
+    /// the VXLAN device. `source` is the source address, which the other hosts learn unless they
+    /// have pinned it.
     ///
     /// # Errors
     /// The device does not exist, is down, or takes no frame of this length. The socket is then
@@ -43,7 +44,7 @@ impl TunnelProbes {
     pub fn send(
         &mut self,
         vni: Vni,
-        host: u64,
+        source: MacAddress,
         content: &[u8],
         full: bool,
     ) -> Result<(), KernelError> {
@@ -51,9 +52,8 @@ impl TunnelProbes {
             self.sockets.insert(vni, self.open(vni)?);
         }
         let Some(tunnel) = self.sockets.get(&vni) else { return Ok(()) };
-        let [.., a, b, c, d] = host.to_be_bytes();
         let length = if full { tunnel.mtu } else { 0 };
-        let sent = tunnel.socket.send([0x06, 0x73, a, b, c, d], content, length);
+        let sent = tunnel.socket.send(source.0, content, length);
         if sent.is_err() {
             self.sockets.remove(&vni);
         }

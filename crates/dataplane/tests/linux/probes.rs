@@ -1,8 +1,11 @@
 //! Probes through the tunnel.
 
+use shoutd_core::MacAddress;
 use shoutd_dataplane::TunnelProbes;
 
 use crate::support::{Capture, MTU, connected, eventually, vni};
+
+const SOURCE: MacAddress = MacAddress([2, 0, 0, 0, 0, 8]);
 
 /// EtherType of probes.
 const PROBE: [u8; 2] = [0x88, 0xb5];
@@ -23,8 +26,8 @@ fn probes_of_both_sizes_reach_the_other_host_and_no_container_sees_or_forges_one
     eventually("probes of both sizes", || {
         // A socket is opened with the first probe that it sends.
         for probes in &mut probes {
-            probes.send(vni(), 7, b"probe", false).unwrap();
-            probes.send(vni(), 7, b"probe", true).unwrap();
+            probes.send(vni(), SOURCE, b"probe", false).unwrap();
+            probes.send(vni(), SOURCE, b"probe", true).unwrap();
         }
         for content in probes[1].received() {
             assert!(content.starts_with(b"probe"), "{content:?}");

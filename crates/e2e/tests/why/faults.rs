@@ -2,14 +2,20 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBuf;
-use shoutd_e2e::{Cluster, Container, GroupSocket, Network, SOON, Sources};
+use shoutd_e2e::{Cluster, Container, GroupSocket, Network, SOON, Sources, one_on_each};
 use shoutd_lab::wait_until;
 
 use super::{GROUP, cause, ensure_named};
+
+/// How long a container that comes and goes is a member, and is none.
+const FLAPS: Duration = Duration::from_millis(400);
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(224, 1, 1, 1);
 
@@ -146,4 +152,34 @@ fn full_buffer(pair: &Pair, hosts: &[shoutd_lab::Host]) -> Result<()> {
     })?;
     drop((stream, lazy));
     Ok(())
+}
+
+/// A container joins and leaves all the time, another one stays.
+pub(crate) fn members_come_and_go(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let _foo = Network::create(cluster, &hosts[0], "foo", &[])?;
+    let containers = one_on_each(&hosts, "foo", &[])?;
+    let stays = GroupSocket::open(&containers[1], true, 5001)?;
+    stays.join(ADDRESS.into(), Sources::All)?;
+    let done = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let flapping = scope.spawn(|| -> Result<()> {
+            while !done.load(Ordering::Relaxed) {
+                let socket = GroupSocket::open(&containers[2], true, 5001)?;
+                socket.join(ADDRESS.into(), Sources::All)?;
+                thread::sleep(FLAPS);
+                drop(socket);
+                thread::sleep(FLAPS);
+            }
+            Ok(())
+        });
+        let asked = (0..30).try_for_each(|round| {
+            let found = cause(&hosts[round % 3], &["--from", &containers[0].name, GROUP])?;
+            ensure!(found.is_none(), "round {round}: {found:?}");
+            Ok(())
+        });
+        done.store(true, Ordering::Relaxed);
+        flapping.join().map_err(|_| anyhow!("a thread panicked"))??;
+        asked
+    })
 }
