@@ -140,12 +140,14 @@ impl World {
 }
 
 fn bound(namespace: &Namespace, address: SocketAddr) -> UdpSocket {
-    // On a busy machine an IPv6 address is there a moment after its device is up.
+    // On a busy machine an IPv6 address is there a moment after its device is up, and a program
+    // that another test starts has a copy of a closed socket until it runs.
     let deadline = Instant::now() + PATIENCE;
     let socket = loop {
         match namespace.run(|| UdpSocket::bind(address)).unwrap() {
             Err(error)
-                if error.kind() == ErrorKind::AddrNotAvailable && Instant::now() < deadline =>
+                if matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::AddrInUse)
+                    && Instant::now() < deadline =>
             {
                 std::thread::yield_now();
             }
