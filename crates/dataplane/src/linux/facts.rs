@@ -60,8 +60,8 @@ pub struct Facts {
     pub inside: BTreeMap<EndpointId, Result<InsideFacts, String>>,
 }
 
-/// Reads the facts. `directory` is that of the segments' namespaces. It takes milliseconds, or
-/// [`DROPS_WATCHED`] more if sockets have dropped datagrams.
+/// Reads the facts. `directory` is that of the segments' namespaces. It takes milliseconds, or 300
+/// more if sockets have dropped datagrams.
 ///
 /// # Errors
 /// The segment does not exist or cannot be read.
