@@ -223,25 +223,45 @@ impl Tunnels {
     }
 }
 
-/// A direction that does not carry, as a problem in one line. `from` and `to` are hosts' names.
-pub fn tunnel_problem(from: &str, to: &str, carriage: Carriage) -> Option<String> {
-    let what = match carriage {
+/// A direction that does not carry, and what to do. As text, it is one line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TunnelProblem {
+    /// What does not arrive, and where.
+    pub what: String,
+    /// What to do.
+    pub remedy: String,
+}
+
+impl fmt::Display for TunnelProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.remedy)
+    }
+}
+
+/// The problem of a direction; `None` if it carries or is unknown. `from` and `to` are hosts'
+/// names.
+pub fn tunnel_problem(from: &str, to: &str, carriage: Carriage) -> Option<TunnelProblem> {
+    let (what, remedy) = match carriage {
         Carriage::Unknown | Carriage::Carries => return None,
-        Carriage::Silent => format!(
-            "nothing that {from} sends through the tunnel arrives at {to}: allow UDP port 7789 \
-             from {from} to {to} in the firewalls of both and of the networks between them"
+        Carriage::Silent => (
+            format!("nothing that {from} sends through the tunnel arrives at {to}"),
+            format!(
+                "allow UDP port 7789 from {from} to {to} in the firewalls of both and of the \
+                 networks between them"
+            ),
         ),
-        Carriage::SmallOnly => format!(
-            "large packets that {from} sends through the tunnel do not arrive at {to}: a link \
-             between them has a smaller MTU than the hosts' interfaces; correct that MTU, or \
-             create networks with --opt com.docker.network.driver.mtu=<less>"
+        Carriage::SmallOnly => (
+            format!("large packets that {from} sends through the tunnel do not arrive at {to}"),
+            "a link between them has a smaller MTU than the hosts' interfaces: correct that MTU, \
+             or create networks with --opt com.docker.network.driver.mtu=<less>"
+                .to_owned(),
         ),
-        Carriage::Loses(percent) => format!(
-            "{percent} % of what {from} sends through the tunnel does not arrive at {to}: see the \
-             errors and drops of the interfaces between them"
+        Carriage::Loses(percent) => (
+            format!("{percent} % of what {from} sends through the tunnel does not arrive at {to}"),
+            "see the errors and drops of the interfaces between them".to_owned(),
         ),
     };
-    Some(what)
+    Some(TunnelProblem { what, remedy })
 }
 
 #[cfg(test)]

@@ -167,7 +167,7 @@ fn nothing_is_broken_where_nothing_is() {
     }
 }
 
-/// A fault: what it is, how it is made, and what the cause must say.
+/// A planted fault: its name, the change to the facts, and the texts that the cause must contain.
 type Fault = (&'static str, fn(&mut World), &'static [&'static str]);
 
 const FAULTS: &[Fault] = &[
@@ -354,6 +354,17 @@ fn what_is_broken_only_the_second_time_is_left_out() {
     let second = explain(&question(), "foo", &world.hosts).unwrap();
     assert_eq!(second.clone().lasting(&first).cause(), None);
     assert_eq!(second.clone().lasting(&second), second);
+}
+
+#[test]
+fn a_network_with_one_container_is_not_broken() {
+    let mut world = World::healthy();
+    world.facts(2).containers.clear();
+    let asked = AskWhy { group: None, port: None, to: None, ..question() };
+    let found = explain(&asked, "foo", &world.hosts).unwrap();
+    assert_eq!(found.cause(), None);
+    let said = "no container but c1 is on network foo";
+    assert!(found.findings.iter().any(|finding| finding.text == said), "{found:?}");
 }
 
 #[test]

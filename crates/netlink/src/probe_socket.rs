@@ -15,8 +15,8 @@ use crate::packet::{self, ETHERNET};
 /// The protocol: IEEE 802, local experimental EtherType 1.
 pub(crate) const ETHERTYPE_PROBE: u16 = 0x88b5;
 /// A group address that bridges do not forward (IEEE 802.1Q, table 8-1). `br_handle_frame` passes
-/// such a frame up at the port where it came in, so a frame from the tunnel reaches a socket on the
-/// VXLAN device and no container, and one from a container reaches nobody.
+/// such a frame up at the port where it came in. A frame from the tunnel therefore reaches only
+/// sockets on the VXLAN device. A frame from a container stays on the container's port.
 const DESTINATION: Mac = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x0b];
 /// Octets of the longest content that is read.
 const BUFFER: usize = 2048;

@@ -39,8 +39,8 @@ pub const PEER_DEADLINE: Duration = Duration::from_secs(1);
 /// How long the cluster may take to remove a host.
 const REMOVAL_DEADLINE: Duration = Duration::from_secs(15);
 
-/// How long this host's engine may take to list the names of its containers.
-const ENGINE_DEADLINE: Duration = Duration::from_millis(500);
+/// How long this host's engine may take to list its containers.
+pub const ENGINE_DEADLINE: Duration = Duration::from_millis(500);
 
 /// How many events are shown with the status.
 const STATUS_EVENTS: usize = 5;

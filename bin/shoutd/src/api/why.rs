@@ -18,7 +18,7 @@ use shoutd_core::tunnel::Carriage;
 use shoutd_core::{HostId, NetworkId};
 use shoutd_dataplane::{Facts, FactsWanted, Subject, facts};
 
-use crate::api::views::Views;
+use crate::api::views::{ENGINE_DEADLINE, Views};
 use crate::plane::NAMESPACES;
 
 /// Path at which peers ask for this host's facts.
@@ -29,9 +29,6 @@ const FACTS_DEADLINE: Duration = Duration::from_secs(2);
 
 /// A fault that is gone after this time is none: memberships are on their way.
 const SETTLING: Duration = Duration::from_millis(500);
-
-/// How long the engine may take to list the paused containers.
-const ENGINE_DEADLINE: Duration = Duration::from_millis(500);
 
 impl Views {
     /// `shoutdctl why`.

@@ -1,5 +1,5 @@
-//! The prober: sends probes through the tunnels, receives the peers', and asks each peer what it
-//! hears of this host.
+//! The prober sends probes through the tunnels and receives those of the peers. It asks each peer
+//! which probes of this host arrive there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -85,7 +85,7 @@ impl Prober {
             let peer = cluster.host_name(host);
             [tunnel_problem(&peer, &me, state.inbound), tunnel_problem(&me, &peer, state.outbound)]
         });
-        problems.flatten().collect()
+        problems.flatten().map(|problem| problem.to_string()).collect()
     }
 
     /// Probes until `stop`.
@@ -163,7 +163,7 @@ impl Prober {
         endpoints.find(|endpoint| is_there(&endpoint.network)).map(|endpoint| endpoint.mac)
     }
 
-    /// Asks each peer what it hears.
+    /// Asks each peer which probes of this host arrive there.
     async fn ask(self: Arc<Self>) {
         let cluster = self.agreement.cluster();
         let peers: Vec<HostId> = self.tunnels.lock().peers().collect();

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use super::sender::devices;
 use super::{Answer, Case, Finding, HostFacts, InsideFacts, Place, Station, Verdict};
 use crate::multicast::SourceFilter;
-use crate::tunnel::{Carriage, tunnel_problem};
+use crate::tunnel::{Carriage, TunnelProblem, tunnel_problem};
 
 /// Groups and ports that are named in one text.
 const NAMED_MAX: usize = 8;
@@ -54,16 +54,20 @@ impl<'a> Case<'a> {
             station: Station::Receiver,
             host: String::new(),
             container: None,
-            verdict: Verdict::Broken,
-            text: format!(
-                "no container on network {}{except} has joined {}{others}",
-                self.network, self.group
-            ),
-            remedy: Some(
+            verdict: if self.is_general { Verdict::Unknown } else { Verdict::Broken },
+            text: if self.is_general {
+                format!("no container{except} is on network {}", self.network)
+            } else {
+                format!(
+                    "no container on network {}{except} has joined {}{others}",
+                    self.network, self.group
+                )
+            },
+            remedy: (!self.is_general).then(|| {
                 "start the receiving program, or have it join this group (IP_ADD_MEMBERSHIP); \
                  then see shoutdctl groups"
-                    .to_owned(),
-            ),
+                    .to_owned()
+            }),
         }
     }
 
@@ -81,10 +85,7 @@ impl<'a> Case<'a> {
             let carriage = facts.tunnels.get(&sender.vtep).copied().unwrap_or_default();
             let problem = tunnel_problem(&sender.host, &host.host, carriage);
             let (verdict, text, remedy) = match (carriage, problem) {
-                (_, Some(problem)) => {
-                    let (what, remedy) = problem.split_once(": ").unwrap_or((&problem, ""));
-                    (Verdict::Broken, what.to_owned(), Some(remedy.to_owned()))
-                }
+                (_, Some(TunnelProblem { what, remedy })) => (Verdict::Broken, what, Some(remedy)),
                 (Carriage::Unknown, None) => (
                     Verdict::Unknown,
                     format!(
