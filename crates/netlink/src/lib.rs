@@ -17,6 +17,7 @@
 mod address;
 mod bridge;
 mod chosen_sources;
+mod datagrams;
 mod error;
 mod event_copies;
 mod fdb;
@@ -36,12 +37,15 @@ mod named;
 mod namespace;
 mod nftables;
 mod packet;
+mod packet_count;
+mod packet_filter;
 mod port;
 mod probe_socket;
 mod proc_net;
 mod query;
 mod report;
 mod route;
+mod send_options;
 mod socket;
 mod underlay_filter;
 mod veth;
@@ -52,6 +56,7 @@ mod wire;
 pub use address::Address;
 pub use bridge::{BridgeSettings, QuerierState};
 pub use chosen_sources::ChosenSources;
+pub use datagrams::GroupSender;
 pub use error::{Error, Fault};
 pub use event_copies::EventCopies;
 pub use fdb::Pinned;
@@ -67,12 +72,15 @@ pub use mdb::{DatabaseChange, Join, MdbEntry, Membership, TunnelGroup};
 pub use monitor::{DatabaseMonitor, Monitor};
 pub use named::NamedNamespaces;
 pub use namespace::{Namespace, NamespaceId};
+pub use packet_count::{CountedPlace, PacketCounter};
+pub use packet_filter::{Direction, GroupPackets, InTunnel};
 pub use port::PortSettings;
 pub use probe_socket::ProbeSocket;
 pub use proc_net::{JoinedGroup, ListedSocket};
 pub use query::{QueryMonitor, QueryVersion, ReceivedQuery};
 pub use report::{GroupRecord, Reporter};
 pub use route::Route;
+pub use send_options::{SelectedInterface, SendOptions, send_options};
 pub use underlay_filter::{
     AGREEMENT_PORTS_MAX, DroppedPackets, Installed as InstalledUnderlayFilter, UnderlayAccess,
     UnderlayFilter,

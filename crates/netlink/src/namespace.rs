@@ -29,6 +29,12 @@ pub struct NamespaceId {
     inode: u64,
 }
 
+impl NamespaceId {
+    pub(crate) fn new(device: u64, inode: u64) -> Self {
+        Self { device, inode }
+    }
+}
+
 /// An open network namespace. It lives at least as long as this value.
 #[derive(Debug, Clone)]
 pub struct Namespace {
@@ -72,10 +78,7 @@ impl Namespace {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a namespace").into());
         }
         let metadata = file.metadata()?;
-        Ok(Self {
-            file: Arc::new(file),
-            id: NamespaceId { device: metadata.dev(), inode: metadata.ino() },
-        })
+        Ok(Self { file: Arc::new(file), id: NamespaceId::new(metadata.dev(), metadata.ino()) })
     }
 
     /// Its identity.

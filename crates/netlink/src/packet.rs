@@ -67,8 +67,43 @@ pub(crate) fn open(namespace: &Namespace) -> Result<OwnedFd, Fault> {
     Ok(fd.map_err(io::Error::from)?)
 }
 
+/// Binds a packet socket to a device; an index of 0 stands for all devices. The protocol is in
+/// network byte order.
+pub(crate) fn bind(fd: &OwnedFd, device: u32, protocol: u16) -> Result<(), Fault> {
+    let address = address(device, protocol);
+    // SAFETY: the pointer is to an address of this length, which outlives the call.
+    let bound =
+        unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), address_length()) };
+    if bound < 0 { Err(io::Error::last_os_error().into()) } else { Ok(()) }
+}
+
+/// Sets an option of a socket.
+pub(crate) fn set<T>(
+    fd: &OwnedFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default();
+    // SAFETY: the pointer is to a value of this length, which outlives the call.
+    let set = unsafe {
+        libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const *value).cast(), length)
+    };
+    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Has the socket receive only packets that this classic BPF program accepts.
+pub(crate) fn attach(fd: &OwnedFd, program: &[libc::sock_filter]) -> io::Result<()> {
+    let filter = libc::sock_fprog {
+        len: u16::try_from(program.len()).unwrap_or_default(),
+        // The kernel only reads it.
+        filter: program.as_ptr().cast_mut(),
+    };
+    set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
+}
+
 /// The address of a device, with a protocol in network byte order.
-pub(crate) fn address(device: u32, protocol: u16) -> libc::sockaddr_ll {
+fn address(device: u32, protocol: u16) -> libc::sockaddr_ll {
     libc::sockaddr_ll {
         sll_family: u16::try_from(libc::AF_PACKET).unwrap_or_default(),
         sll_protocol: protocol,
@@ -80,7 +115,7 @@ pub(crate) fn address(device: u32, protocol: u16) -> libc::sockaddr_ll {
     }
 }
 
-pub(crate) fn address_length() -> libc::socklen_t {
+fn address_length() -> libc::socklen_t {
     libc::socklen_t::try_from(size_of::<libc::sockaddr_ll>()).unwrap_or_default()
 }
 

@@ -3,7 +3,6 @@
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 
-use nix::libc;
 use nix::sys::socket::sockopt::RcvBufForce;
 use nix::sys::socket::{MsgFlags, recv, send, setsockopt};
 
@@ -41,14 +40,7 @@ impl ProbeSocket {
 
     fn try_open(namespace: &Namespace, device: u32) -> Result<Self, Fault> {
         let fd = packet::open(namespace)?;
-        let address = packet::address(device, ETHERTYPE_PROBE.to_be());
-        // SAFETY: the pointer is to an address of this length, which outlives the call.
-        let bound = unsafe {
-            libc::bind(fd.as_raw_fd(), (&raw const address).cast(), packet::address_length())
-        };
-        if bound < 0 {
-            return Err(io::Error::last_os_error().into());
-        }
+        packet::bind(&fd, device, ETHERTYPE_PROBE.to_be())?;
         // If this fails, a busy host may count some probes as lost.
         let _ = setsockopt(&fd, RcvBufForce, &QUEUE);
         Ok(Self { fd })

@@ -25,6 +25,8 @@ pub struct JoinedGroup {
 pub struct ListedSocket {
     /// Its local address and port.
     pub local: SocketAddr,
+    /// Where it is connected to, if it is.
+    pub remote: Option<IpAddr>,
     /// Its inode, which identifies it.
     pub inode: u64,
     /// Datagrams that it has dropped, mostly because its receive buffer was full.
@@ -58,6 +60,17 @@ impl Namespace {
         let both = self.enter(|| Ok::<_, io::Error>(read("all")?.max(read(interface)?)));
         both.and_then(|value| value.map_err(Fault::from))
             .map_err(|fault| fault.during(format_args!("read rp_filter of {interface}")))
+    }
+
+    /// How many packets IPv4 and IPv6 of this namespace have delivered to protocols such as UDP,
+    /// after all rules of nf_tables for input (`InDelivers`, `Ip6InDelivers`, RFC 4293).
+    pub fn delivered(&self) -> Result<[u64; 2], Error> {
+        let [v4, v6] = self.lists(["snmp", "snmp6"], "read how many packets were delivered")?;
+        let v4 = parse_snmp(&v4).ok_or_else(|| {
+            Fault::Malformed("/proc/net/snmp has no InDelivers")
+                .during("read how many packets were delivered")
+        })?;
+        Ok([v4, parse_snmp6(&v6).unwrap_or_default()])
     }
 
     /// The lists of IPv4 and IPv6 below `/proc/net`.
@@ -110,14 +123,34 @@ fn parse_igmp6(line: &str) -> Option<JoinedGroup> {
 
 fn parse_socket(line: &str) -> Option<ListedSocket> {
     let words: Vec<&str> = line.split_ascii_whitespace().collect();
-    let [_, local, _, _, _, _, _, _, _, inode, _, _, drops] = words[..] else { return None };
-    let (address, port) = local.split_once(':')?;
-    let address = ipv4(address).map(IpAddr::from).or_else(|| Some(ipv6(address)?.into()))?;
+    let [_, local, remote, _, _, _, _, _, _, inode, _, _, drops] = words[..] else { return None };
+    let (local, remote) = (socket_address(local)?, socket_address(remote)?);
     Some(ListedSocket {
-        local: SocketAddr::new(address, u16::from_str_radix(port, 16).ok()?),
+        local,
+        remote: Some(remote.ip().to_canonical()).filter(|address| !address.is_unspecified()),
         inode: inode.parse().ok()?,
         drops: drops.parse().ok()?,
     })
+}
+
+fn socket_address(text: &str) -> Option<SocketAddr> {
+    let (address, port) = text.split_once(':')?;
+    let address = ipv4(address).map(IpAddr::from).or_else(|| Some(ipv6(address)?.into()))?;
+    Some(SocketAddr::new(address, u16::from_str_radix(port, 16).ok()?))
+}
+
+/// `InDelivers`. A line with the names of IP's counters comes before the line with their values
+/// (`snmp_seq_show_ipstats` of `net/ipv4/proc.c`).
+fn parse_snmp(list: &str) -> Option<u64> {
+    let mut lines = list.lines().filter(|line| line.starts_with("Ip:"));
+    let position = lines.next()?.split_ascii_whitespace().position(|name| name == "InDelivers")?;
+    lines.next()?.split_ascii_whitespace().nth(position)?.parse().ok()
+}
+
+/// `Ip6InDelivers`, which has a line of its own.
+fn parse_snmp6(list: &str) -> Option<u64> {
+    let line = list.lines().find(|line| line.starts_with("Ip6InDelivers"))?;
+    line.split_ascii_whitespace().nth(1)?.parse().ok()
 }
 
 /// Eight digits of a number whose octets in memory are the address (`%08X` of a `__be32`).
@@ -142,6 +175,15 @@ mod tests {
     /// As a machine with this byte order prints it.
     fn word(octets: [u8; 4]) -> String {
         format!("{:08X}", u32::from_ne_bytes(octets))
+    }
+
+    #[test]
+    fn delivered_packets_are_found_by_name() {
+        let list =
+            "Ip: Forwarding InReceives InDelivers OutRequests\nIp: 1 20 17 30\nIcmp: InMsgs\n";
+        assert_eq!(parse_snmp(list), Some(17));
+        assert_eq!(parse_snmp("Ip: Forwarding\nIp: 1\n"), None);
+        assert_eq!(parse_snmp6("Ip6InReceives \t5\nIp6InDelivers    \t12\n"), Some(12));
     }
 
     #[test]
@@ -170,11 +212,21 @@ mod tests {
             "07 00000000:00000000 00:00000000 00000000     0        0 4711 2 0000000012345678";
         let line = format!("  12: {}:1389 00000000:0000 {rest} 42", word([224, 1, 1, 1]));
         let local = "224.1.1.1:5001".parse().unwrap();
-        assert_eq!(parse_socket(&line), Some(ListedSocket { local, inode: 4711, drops: 42 }));
+        assert_eq!(
+            parse_socket(&line),
+            Some(ListedSocket { local, remote: None, inode: 4711, drops: 42 })
+        );
         let address = [[0xff, 0x02, 0, 0], [0; 4], [0; 4], [0, 0, 0, 0xfb]].map(word).concat();
         let line = format!("  12: {address}:14E9 {}:0000 {rest} 0", "0".repeat(32));
         let local = "[ff02::fb]:5353".parse().unwrap();
-        assert_eq!(parse_socket(&line), Some(ListedSocket { local, inode: 4711, drops: 0 }));
+        assert_eq!(
+            parse_socket(&line),
+            Some(ListedSocket { local, remote: None, inode: 4711, drops: 0 })
+        );
+        let connected = word([224, 1, 1, 1]);
+        let line = format!("  12: {}:8001 {connected}:1389 {rest} 0", word([10, 0, 0, 1]));
+        let remote = parse_socket(&line).and_then(|socket| socket.remote);
+        assert_eq!(remote, Some([224, 1, 1, 1].into()));
         for line in
             ["", "sl  local_address rem_address   st tx_queue", "1: 0:1389 0 0 0 0 0 0 0 1 2 3 4"]
         {

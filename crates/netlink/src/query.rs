@@ -72,17 +72,13 @@ impl QueryMonitor {
     fn try_open(namespace: &Namespace, device: u32) -> Result<Self, Fault> {
         let fd = packet::open(namespace)?;
         attach_filter(&fd)?;
-        set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &QUEUE)?;
+        packet::set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &QUEUE)?;
         // If this fails, the filter drops outgoing frames.
-        let _ = set(&fd, libc::SOL_PACKET, IGNORE_OUTGOING, &1_i32);
+        let _ = packet::set(&fd, libc::SOL_PACKET, IGNORE_OUTGOING, &1_i32);
         // Only a socket for all protocols sees frames before the bridge takes them.
         let all = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
-        let address = packet::address(device, all);
-        // SAFETY: the pointer is to an address of this length, which outlives the call.
-        let bound = unsafe {
-            libc::bind(fd.as_raw_fd(), (&raw const address).cast(), packet::address_length())
-        };
-        if bound < 0 { Err(io::Error::last_os_error().into()) } else { Ok(Self { fd }) }
+        packet::bind(&fd, device, all)?;
+        Ok(Self { fd })
     }
 
     /// Reads the queries received since the last call.
@@ -107,15 +103,6 @@ impl AsFd for QueryMonitor {
     }
 }
 
-fn set<T>(fd: &OwnedFd, level: libc::c_int, option: libc::c_int, value: &T) -> io::Result<()> {
-    let length = libc::socklen_t::try_from(size_of::<T>()).unwrap_or_default();
-    // SAFETY: the pointer is to a value of this length, which outlives the call.
-    let set = unsafe {
-        libc::setsockopt(fd.as_raw_fd(), level, option, (&raw const *value).cast(), length)
-    };
-    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
 /// Accepts incoming, untagged queries: IGMP, and MLD whose only extension header is the router
 /// alert option.
 fn attach_filter(fd: &OwnedFd) -> io::Result<()> {
@@ -134,7 +121,7 @@ fn attach_filter(fd: &OwnedFd) -> io::Result<()> {
     const OUTGOING: u32 = 4;
     const ACCEPT: u8 = 18;
     const DROP: u8 = 19;
-    let mut program = [
+    let program = [
         step(LOAD_WORD, KIND),
         jump(OUTGOING, 1, DROP, 2),
         step(LOAD_WORD, HAS_TAG),
@@ -156,11 +143,7 @@ fn attach_filter(fd: &OwnedFd) -> io::Result<()> {
         step(RETURN, u32::MAX),
         step(RETURN, 0),
     ];
-    let filter = libc::sock_fprog {
-        len: u16::try_from(program.len()).unwrap_or_default(),
-        filter: program.as_mut_ptr(),
-    };
-    set(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
+    packet::attach(fd, &program)
 }
 
 fn step(code: u16, k: u32) -> libc::sock_filter {
