@@ -213,3 +213,17 @@ pub const PROBE_SILENCE: Duration = Duration::from_secs(8);
 
 /// Small probes that are counted for a peer's loss: those of the last 40 s.
 pub const PROBES_COUNTED: usize = 20;
+
+/// Containers of a host at which packets are counted at a time, with five sockets each. Each socket
+/// looks at every packet of its device.
+pub const COUNTED_CONTAINERS_MAX: usize = 64;
+
+/// How often packets are counted on one host at a time. Whoever asks more often is told to wait.
+pub const COUNTINGS_MAX: usize = 4;
+
+/// The longest time for which packets are counted, in milliseconds. A peer answers a request within
+/// 30 s.
+pub const COUNTING_MS_MAX: u64 = 20_000;
+
+/// Datagrams of one probe of `shoutdctl trace`: one each 10 ms.
+pub const TRACE_PROBES_MAX: u16 = 1000;

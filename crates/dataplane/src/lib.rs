@@ -35,7 +35,10 @@ pub use handle::{ReconcilerHandle, Unsettled};
 pub use inside::run_inside;
 pub use kernel::Kernel;
 pub use kernel_error::KernelError;
-pub use linux::{Facts, FactsWanted, LinuxKernel, Subject, TunnelProbes, facts, group_members};
+pub use linux::{
+    Counting, CountsWanted, Facts, FactsWanted, LinuxKernel, Subject, TunnelProbes, facts,
+    group_members, send_probe,
+};
 pub use mdb_pressure::MdbPressure;
 pub use membership_follower::AllMemberships;
 pub use probe::{Capabilities, Incapable, probe};

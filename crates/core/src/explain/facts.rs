@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::Counts;
 use crate::multicast::{SourceFilter, group_mac, is_link_local};
 use crate::plane::{Destination, Forwarding};
 use crate::tunnel::Carriage;
@@ -33,6 +34,9 @@ pub struct HostFacts {
     pub tunnels: BTreeMap<IpAddr, Carriage>,
     /// The problems in its status.
     pub problems: Vec<String>,
+    /// The group's packets that it counted, if it was asked to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<Counts>,
 }
 
 /// What a host knows of another one.
@@ -89,6 +93,23 @@ pub struct InsideFacts {
     pub other_groups: BTreeSet<IpAddr>,
     /// The UDP sockets that can receive the group's packets: bound to it, or to any address.
     pub sockets: Vec<SocketFacts>,
+    /// The UDP sockets that may send to the group: connected to it, or to no address.
+    #[serde(default)]
+    pub senders: Vec<SendingSocket>,
+}
+
+/// A UDP socket of a container that may send to the group, as far as it can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SendingSocket {
+    /// Its local address and port.
+    pub local: SocketAddr,
+    /// Whether it is connected to the group, and so certainly is a sender.
+    pub is_connected: bool,
+    /// Its TTL or hop limit for multicast.
+    pub ttl: u8,
+    /// The name of the interface that the program selected, or its address if no interface has it;
+    /// `None` if the routes decide.
+    pub interface: Option<String>,
 }
 
 /// A container's interface on the network.

@@ -1,17 +1,22 @@
 //! Explains why a group's packets do not reach a container: from the [facts](HostFacts) of the
 //! hosts concerned to [findings](Finding) in the order of a packet's way. Pure.
 
+mod counts;
 mod facts;
 mod finding;
+mod packets;
 mod receiver;
 mod sender;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
+pub use counts::{
+    AskCounts, AskTrace, ContainerCounts, CountedAt, Counts, InOut, Trace, TraceProbe,
+};
 pub use facts::{
     AskFacts, ContainerFacts, HostFacts, InsideFacts, InterfaceFacts, PeerFacts, PortFacts,
-    SegmentFacts, SendsTo, SocketFacts,
+    SegmentFacts, SendingSocket, SendsTo, SocketFacts,
 };
 pub use finding::{Explanation, Finding, Station, Verdict};
 use serde::{Deserialize, Serialize};
@@ -103,6 +108,13 @@ struct Place<'a> {
     container: &'a ContainerFacts,
 }
 
+impl Place<'_> {
+    /// Whether the container has joined the group on this interface.
+    fn has_joined(&self, interface: &str) -> bool {
+        self.container.inside.as_ref().is_ok_and(|inside| inside.joined.contains(interface))
+    }
+}
+
 impl ContainerFacts {
     /// Whether the user means this container.
     fn is_called(&self, wanted: &str) -> bool {
@@ -113,6 +125,15 @@ impl ContainerFacts {
 }
 
 impl<'a> Case<'a> {
+    fn new(asked: &AskWhy, network: &'a str, answers: &'a [Answer]) -> Result<Self, NoCase> {
+        let group = asked.group.unwrap_or(ALL_HOSTS);
+        if !group.is_multicast() {
+            return Err(NoCase::NotMulticast(group));
+        }
+        let is_general = asked.group.is_none();
+        Ok(Self { group, port: asked.port, is_general, network, answers })
+    }
+
     fn places(&self) -> impl Iterator<Item = Place<'a>> + use<'a> {
         self.answers.iter().filter_map(|host| Some((host, host.facts.as_ref().ok()?))).flat_map(
             |(host, facts)| {
@@ -141,18 +162,10 @@ impl<'a> Case<'a> {
 /// # Errors
 /// The user asks for what does not exist.
 pub fn explain(asked: &AskWhy, network: &str, answers: &[Answer]) -> Result<Explanation, NoCase> {
-    let group = asked.group.unwrap_or(ALL_HOSTS);
-    if !group.is_multicast() {
-        return Err(NoCase::NotMulticast(group));
-    }
-    let is_general = asked.group.is_none();
-    let case = Case { group, port: asked.port, is_general, network, answers };
-    let from = asked.from.as_deref().map(|wanted| case.named(wanted)).transpose()?;
-    let to = asked.to.as_deref().map(|wanted| case.named(wanted)).transpose()?;
-    let receivers = case.receivers(from, to);
+    let (case, from, receivers) = open(asked, network, answers)?;
     let hosts: BTreeSet<&str> = receivers.iter().map(|place| place.host.host.as_str()).collect();
     let mut findings = Vec::new();
-    findings.extend(answers.iter().filter_map(|answer| silent(answer, from, to)));
+    findings.extend(answers.iter().filter_map(|answer| silent(answer, from, asked.to.is_some())));
     if let Some(from) = from {
         findings.extend(case.sender(from));
     }
@@ -173,19 +186,61 @@ pub fn explain(asked: &AskWhy, network: &str, answers: &[Answer]) -> Result<Expl
     if receivers.is_empty() {
         findings.push(case.nobody(from));
     }
-    for place in receivers {
-        findings.extend(case.receiver(place, from));
+    for place in &receivers {
+        findings.extend(case.receiver(*place, from));
     }
+    findings.extend(case.packets(from, &receivers));
     findings.sort_by_key(|finding| finding.station);
     findings.extend(problems(answers));
     Ok(Explanation { findings })
 }
 
+/// Shows how many packets passed each place. `answers` hold what hosts counted in this time, in
+/// milliseconds.
+///
+/// # Errors
+/// See [`explain`].
+pub fn trace(
+    asked: &AskWhy,
+    network: &str,
+    answers: &[Answer],
+    milliseconds: u64,
+) -> Result<Trace, NoCase> {
+    let explanation = explain(asked, network, answers)?;
+    let (case, from, receivers) = open(asked, network, answers)?;
+    Ok(Trace { milliseconds, explanation, counts: case.counted(from, &receivers) })
+}
+
+/// The container that a user calls so, and its host's VTEP.
+///
+/// # Errors
+/// There is none.
+pub fn find<'a>(
+    asked: &AskWhy,
+    wanted: &str,
+    network: &'a str,
+    answers: &'a [Answer],
+) -> Result<(IpAddr, &'a ContainerFacts), NoCase> {
+    let place = Case::new(asked, network, answers)?.named(wanted)?;
+    Ok((place.host.vtep, place.container))
+}
+
+/// What the user asks about: the case, the sender, and the receivers.
+type Opened<'a> = (Case<'a>, Option<Place<'a>>, Vec<Place<'a>>);
+
+fn open<'a>(asked: &AskWhy, network: &'a str, answers: &'a [Answer]) -> Result<Opened<'a>, NoCase> {
+    let case = Case::new(asked, network, answers)?;
+    let from = asked.from.as_deref().map(|wanted| case.named(wanted)).transpose()?;
+    let to = asked.to.as_deref().map(|wanted| case.named(wanted)).transpose()?;
+    let receivers = case.receivers(from, to);
+    Ok((case, from, receivers))
+}
+
 /// The finding that a host does not answer. What its containers do is not known then.
-fn silent(answer: &Answer, from: Option<Place<'_>>, to: Option<Place<'_>>) -> Option<Finding> {
+fn silent(answer: &Answer, from: Option<Place<'_>>, has_receiver: bool) -> Option<Finding> {
     let why = answer.facts.as_ref().err()?;
     // If both containers are on hosts that answer, this one does not matter.
-    let matters = from.is_none() || to.is_none();
+    let matters = from.is_none() || !has_receiver;
     Some(Finding {
         station: if from.is_none() { Station::SenderHost } else { Station::ReceiverHost },
         host: answer.host.clone(),

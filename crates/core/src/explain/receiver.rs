@@ -144,7 +144,7 @@ impl<'a> Case<'a> {
         findings
     }
 
-    fn found(&self, to: Place<'_>, verdict: Verdict, text: String) -> Finding {
+    pub(super) fn found(&self, to: Place<'_>, verdict: Verdict, text: String) -> Finding {
         Finding {
             station: Station::Receiver,
             host: to.host.host.clone(),

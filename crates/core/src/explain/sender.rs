@@ -3,13 +3,61 @@
 use std::net::IpAddr;
 
 use super::receiver::is_never_snooped;
-use super::{Answer, Case, Finding, HostFacts, Place, Station, Verdict};
+use super::{Answer, Case, Finding, HostFacts, Place, SendingSocket, Station, Verdict};
 
 impl Case<'_> {
     /// The container that sends.
     pub(super) fn sender(&self, from: Place<'_>) -> Vec<Finding> {
+        let mut findings = self.state(from, Station::Sender);
+        let Ok(inside) = &from.container.inside else { return findings };
+        let Some(interface) = inside.interface.as_ref().filter(|interface| interface.up) else {
+            return findings;
+        };
+        // Packets that were counted say more than routes, which do not matter to a program that
+        // selects its interface.
+        if self.is_general || self.has_sent(from) {
+            return findings;
+        }
+        let own = &interface.name;
+        let certain: Vec<&SendingSocket> =
+            inside.senders.iter().filter(|socket| socket.is_connected).collect();
+        for socket in &certain {
+            findings.extend(self.fault_of_socket(from, socket, own));
+        }
+        // A program that selects its interface does not use routes.
+        let selected = certain.iter().find_map(|socket| socket.interface.as_deref());
+        match selected {
+            None => findings.push(self.route(from, inside.route.as_deref(), own)),
+            Some(selected) if selected == own => {
+                findings.push(self.route(from, Some(own), own));
+            }
+            Some(_) => {}
+        }
+        if certain.is_empty() {
+            findings.extend(self.fault_of_possible_senders(from, &inside.senders, own));
+        }
+        findings
+    }
+
+    /// The first fault of sockets that may send to the group. If one of them has none, it is not
+    /// known whether another one's fault matters.
+    fn fault_of_possible_senders(
+        &self,
+        from: Place<'_>,
+        sockets: &[SendingSocket],
+        own: &str,
+    ) -> Option<Finding> {
+        let faults = sockets.iter().filter_map(|socket| self.fault_of_socket(from, socket, own));
+        let faults: Vec<Finding> = faults.collect();
+        let all = faults.len() == sockets.len();
+        let fault = faults.into_iter().next()?;
+        Some(if all { fault } else { Finding { verdict: Verdict::Unknown, ..fault } })
+    }
+
+    /// Whether the sender's routes lead to the network.
+    fn route(&self, from: Place<'_>, by: Option<&str>, own: &str) -> Finding {
         let (name, group) = (&from.container.name, self.group);
-        let found = |verdict, text: String, remedy: Option<String>| Finding {
+        let found = |verdict, text, remedy| Finding {
             station: Station::Sender,
             host: from.host.host.clone(),
             container: Some(name.clone()),
@@ -17,18 +65,8 @@ impl Case<'_> {
             text,
             remedy,
         };
-        let mut findings = self.state(from, Station::Sender);
-        let Ok(inside) = &from.container.inside else { return findings };
-        let Some(interface) = inside.interface.as_ref().filter(|interface| interface.up) else {
-            return findings;
-        };
-        if self.is_general {
-            return findings;
-        }
-        let own = &interface.name;
-        let address = from.container.addresses.iter().find(|one| one.is_ipv4() == group.is_ipv4());
-        let address = address.map_or_else(|| own.clone(), IpAddr::to_string);
-        findings.push(match &inside.route {
+        let address = self.address(from).map_or_else(|| own.to_owned(), |one| one.to_string());
+        match by {
             Some(route) if route == own => {
                 found(Verdict::Good, format!("{name} sends {group} by {own}"), None)
             }
@@ -49,8 +87,48 @@ impl Case<'_> {
                 format!("{name} has no route to {group}"),
                 Some(format!("in the container: ip route add {group} dev {own}")),
             ),
-        });
-        findings
+        }
+    }
+
+    /// What a program set on its socket that keeps the packets from the network.
+    fn fault_of_socket(
+        &self,
+        from: Place<'_>,
+        socket: &SendingSocket,
+        own: &str,
+    ) -> Option<Finding> {
+        let (name, local) = (&from.container.name, socket.local);
+        let elsewhere = socket.interface.as_deref().filter(|interface| *interface != own);
+        let (text, remedy) = match elsewhere {
+            Some(interface) => (
+                format!(
+                    "the socket {local} of {name} sends multicast by {interface}, which its \
+                     program selected, not by {own} (network {})",
+                    self.network
+                ),
+                format!("have the program select {own} (often an option such as --interface)"),
+            ),
+            // Linux drops such a packet only if the sender has joined the group, too
+            // (`ip_mc_output`; `ip6_finish_output2` for IPv6).
+            None if socket.ttl == 0 && from.has_joined(own) => (
+                format!(
+                    "the socket {local} of {name} sends multicast with a TTL of 0, which does not \
+                     leave a container that has joined the group"
+                ),
+                "have the program set a TTL of 1 or more (IP_MULTICAST_TTL, often an option such \
+                 as --ttl)"
+                    .to_owned(),
+            ),
+            None => return None,
+        };
+        Some(Finding {
+            station: Station::Sender,
+            host: from.host.host.clone(),
+            container: Some(name.clone()),
+            verdict: Verdict::Broken,
+            text,
+            remedy: Some(remedy),
+        })
     }
 
     /// What holds for every container: that it runs, and that its interface is up.

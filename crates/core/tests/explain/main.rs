@@ -2,13 +2,15 @@
 //! there is none.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
+mod packets;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use shoutd_core::EndpointId;
 use shoutd_core::explain::{
     Answer, AskWhy, ContainerFacts, HostFacts, InsideFacts, InterfaceFacts, NoCase, PeerFacts,
-    PortFacts, SegmentFacts, SendsTo, SocketFacts, Verdict, explain,
+    PortFacts, SegmentFacts, SendingSocket, SendsTo, SocketFacts, Verdict, explain,
 };
 use shoutd_core::multicast::{SourceFilter, group_mac};
 use shoutd_core::plane::{Destination, Filter, Forwarding};
@@ -86,6 +88,7 @@ fn host_facts(number: u8) -> HostFacts {
         )]),
         tunnels: BTreeMap::from([(other, Carriage::Carries)]),
         problems: Vec::new(),
+        counts: None,
     }
     .with_member(member)
 }
@@ -310,6 +313,37 @@ fn each_fault_is_the_cause() {
         assert!(cause.remedy.is_some(), "{what}: no remedy");
         assert!(found.findings.is_sorted_by_key(|finding| finding.station), "{what}");
     }
+}
+
+fn sending(is_connected: bool, ttl: u8, interface: Option<&str>) -> SendingSocket {
+    let local = "0.0.0.0:40000".parse().unwrap();
+    SendingSocket { local, is_connected, ttl, interface: interface.map(str::to_owned) }
+}
+
+#[test]
+fn what_a_program_set_on_its_socket_counts_more_than_routes() {
+    let cause = |world: &World| {
+        let found = explain(&question(), "foo", &world.hosts).unwrap();
+        found.cause().map(|cause| cause.text.clone()).unwrap_or_default()
+    };
+    for is_connected in [true, false] {
+        let mut world = World::healthy();
+        world.inside(1).senders = vec![sending(is_connected, 1, Some("eth1"))];
+        assert!(cause(&world).contains("by eth1, which its program selected"), "{is_connected}");
+        world.inside(1).senders = vec![sending(is_connected, 1, Some("eth0"))];
+        assert_eq!(cause(&world), "");
+        world.inside(1).senders = vec![sending(is_connected, 0, None)];
+        assert_eq!(cause(&world), "");
+        world.inside(1).joined.insert("eth0".to_owned());
+        assert!(cause(&world).contains("with a TTL of 0"), "{is_connected}");
+        // Another socket may be the one that sends.
+        world.inside(1).senders.push(sending(false, 1, None));
+        assert_eq!(cause(&world).contains("with a TTL of 0"), is_connected);
+    }
+    let mut world = World::healthy();
+    world.inside(1).route = Some("eth1".to_owned());
+    world.inside(1).senders = vec![sending(true, 1, Some("eth0"))];
+    assert_eq!(cause(&world), "");
 }
 
 #[test]

@@ -8,13 +8,16 @@ use std::thread;
 use std::time::Duration;
 
 use shoutd_core::explain::{
-    InsideFacts, InterfaceFacts, PortFacts, SegmentFacts, SendsTo, SocketFacts,
+    InsideFacts, InterfaceFacts, PortFacts, SegmentFacts, SendingSocket, SendsTo, SocketFacts,
 };
 use shoutd_core::limits::{FACT_DETOURS_MAX, FACT_GROUPS_MAX, FACT_SOCKETS_MAX};
 use shoutd_core::multicast::Mdb;
 use shoutd_core::plane::{BRIDGE, DeviceName, TUNNEL, namespace_name};
 use shoutd_core::{EndpointId, Vni};
-use shoutd_netlink::{Error, Kind, Link, ListedSocket, MdbEntry, Namespace, Route};
+use shoutd_netlink::{
+    Error, Kind, Link, ListedSocket, MdbEntry, Namespace, Route, SelectedInterface, SendOptions,
+    send_options,
+};
 
 use super::forwarding::LinuxForwarding;
 use super::memberships::knowledge;
@@ -108,8 +111,9 @@ pub fn facts(directory: &Path, wanted: &FactsWanted) -> Result<Facts, KernelErro
     if insides.iter().any(|(_, inside)| inside.has_drops(group)) {
         thread::sleep(DROPS_WATCHED);
     }
+    let options = sending_options(insides.iter().map(|(_, inside)| inside), group);
     for (endpoint, inside) in insides {
-        let read = inside.finish(group).map_err(|error| error.to_string());
+        let read = inside.finish(group, &options).map_err(|error| error.to_string());
         facts.inside.insert(endpoint.clone(), read);
     }
     Ok(facts)
@@ -192,7 +196,57 @@ impl Inside {
         self.receiving(group).any(|socket| socket.drops > 0)
     }
 
-    fn finish(mut self, group: IpAddr) -> Result<InsideFacts, Error> {
+    /// The sockets that may send to the group. One that is bound to a group only receives.
+    fn sending(&self, group: IpAddr) -> impl Iterator<Item = &ListedSocket> {
+        let sockets = self.sockets.iter().filter(|socket| !socket.local.ip().is_multicast());
+        sockets.filter(move |socket| socket.remote.is_none_or(|remote| remote == group))
+    }
+
+    /// What programs set on these sockets. Sockets that cannot be asked are left out.
+    fn senders(
+        &self,
+        group: IpAddr,
+        options: &BTreeMap<u64, SendOptions>,
+    ) -> Result<Vec<SendingSocket>, Error> {
+        let known =
+            self.sending(group).filter_map(|socket| Some((socket, *options.get(&socket.inode)?)));
+        let known: Vec<_> = known.take(FACT_SOCKETS_MAX).collect();
+        if known.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut route = Route::open(&self.namespace)?;
+        let addresses = route.addresses()?;
+        let mut senders = Vec::new();
+        for (socket, options) in known {
+            // From an address, Linux sends multicast by its interface (`ip_route_output_key_hash_rcu`).
+            let bound =
+                Some(socket.local.ip()).filter(|one| one.is_ipv4() && !one.is_unspecified());
+            let selected = options.interface.or(bound.map(SelectedInterface::Address));
+            let (index, otherwise) = match selected {
+                None => (None, None),
+                Some(SelectedInterface::Index(index)) => {
+                    (Some(index), Some(format!("interface {index}")))
+                }
+                Some(SelectedInterface::Address(address)) => {
+                    let owner = addresses.iter().find(|known| known.net.addr() == address);
+                    (owner.map(|owner| owner.link), Some(address.to_string()))
+                }
+            };
+            let link = index.map(|index| route.link_at(index)).transpose()?.flatten();
+            let interface = link.map(|link| link.name).or(otherwise);
+            let is_connected = socket.remote.is_some();
+            let local = socket.local;
+            senders.push(SendingSocket { local, is_connected, ttl: options.ttl, interface });
+        }
+        Ok(senders)
+    }
+
+    fn finish(
+        mut self,
+        group: IpAddr,
+        options: &BTreeMap<u64, SendOptions>,
+    ) -> Result<InsideFacts, Error> {
+        self.facts.senders = self.senders(group, options)?;
         let later = if self.has_drops(group) { self.namespace.udp_sockets()? } else { Vec::new() };
         let sockets = self.receiving(group).map(|socket| {
             let again = later.iter().find(|again| again.inode == socket.inode);
@@ -206,6 +260,19 @@ impl Inside {
         self.facts.sockets = sockets.take(FACT_SOCKETS_MAX).collect();
         Ok(self.facts)
     }
+}
+
+/// The options of all sockets that may send to the group.
+fn sending_options<'a>(
+    insides: impl Iterator<Item = &'a Inside>,
+    group: IpAddr,
+) -> BTreeMap<u64, SendOptions> {
+    let (mut namespaces, mut sockets) = (BTreeSet::new(), BTreeSet::new());
+    for inside in insides {
+        namespaces.insert(inside.namespace.id());
+        sockets.extend(inside.sending(group).map(|socket| socket.inode));
+    }
+    send_options(&namespaces, &sockets, group.is_ipv4())
 }
 
 /// The addresses to which the container does not send by its interface on the network.

@@ -1,6 +1,7 @@
 //! The Linux kernel of this host.
 
 mod backup_querier;
+mod counts;
 mod early_joins;
 mod execute;
 mod facts;
@@ -25,6 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub use counts::{Counting, CountsWanted, send_probe};
 pub use facts::{Facts, FactsWanted, Subject, facts};
 use forwarding::LinuxForwarding;
 pub use group_members::group_members;

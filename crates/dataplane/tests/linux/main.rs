@@ -8,6 +8,7 @@
 )]
 
 mod cluster;
+mod counts;
 mod followed;
 mod graceful_restart;
 mod igmp_mld_filter;
