@@ -83,6 +83,8 @@ enum Command {
     Groups(show::Groups),
     /// Say why multicast does not arrive: what is broken, where, and what to do
     Why(show::Why),
+    /// Count a group's packets at every place that they pass, on all hosts, and say where they stop
+    Trace(show::Trace),
     /// List what shoutd decided by itself on this host, newest first
     Events(show::Events),
 }
@@ -113,6 +115,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
         let done = match arguments.command {
             Command::Status(status) => return status.run(directories).await,
             Command::Why(why) => return why.run(directories).await,
+            Command::Trace(trace) => return trace.run(directories).await,
             Command::Start(start) => start.run(directories).await,
             Command::Stop(stop) => stop.run(directories).await,
             Command::Token(token) => token.run(directories).await,

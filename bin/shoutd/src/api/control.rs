@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use shoutd_core::events::Event;
-use shoutd_core::explain::{AskFacts, AskWhy, Explanation, HostFacts};
+use shoutd_core::explain::{AskCounts, AskFacts, AskTrace, AskWhy, Explanation, HostFacts, Trace};
 use shoutd_core::health::HostHealth;
 use shoutd_core::joining::PeerCheck;
 use shoutd_core::limits::EVENTS_MAX;
@@ -22,6 +22,7 @@ use shoutd_core::view::{
 
 use crate::api::group_members::GROUP_MEMBERS;
 use crate::api::rollout::Rollouts;
+use crate::api::trace::COUNTS;
 use crate::api::views::{ENDPOINTS, HEALTH, HELLO, Views};
 use crate::api::why::FACTS;
 use crate::app::clock::now;
@@ -76,6 +77,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/endpoints", get(endpoints))
         .route("/v1/groups", get(groups))
         .route("/v1/why", post(why))
+        .route("/v1/trace", post(trace))
         .route("/v1/events", get(events))
         .route("/v1/token", get(show_token).post(rotate_token))
         .route("/v1/token/offer", post(offer_token))
@@ -95,6 +97,7 @@ pub fn peer_router(control: Arc<Control>) -> Router {
         .route(ENDPOINTS, post(own_endpoints))
         .route(GROUP_MEMBERS, post(own_group_members))
         .route(FACTS, post(own_facts))
+        .route(COUNTS, post(own_counts))
         .with_state(control)
 }
 
@@ -160,6 +163,17 @@ async fn own_facts(
     Json(asked): Json<AskFacts>,
 ) -> Json<HostFacts> {
     Json(control.views.own_facts(&asked).await)
+}
+
+async fn trace(State(control): State<Arc<Control>>, Json(asked): Json<AskTrace>) -> Answer<Trace> {
+    Ok(Json(control.views.trace(&asked).await?))
+}
+
+async fn own_counts(
+    State(control): State<Arc<Control>>,
+    Json(asked): Json<AskCounts>,
+) -> Json<Result<HostFacts, String>> {
+    Json(control.views.own_counts(&asked).await)
 }
 
 async fn events(State(control): State<Arc<Control>>) -> Json<Vec<Event>> {

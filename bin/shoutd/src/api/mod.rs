@@ -6,5 +6,6 @@ pub mod events;
 mod fuzz;
 pub mod group_members;
 pub mod rollout;
+pub mod trace;
 pub mod views;
 pub mod why;

@@ -29,6 +29,7 @@ use shoutd_docker::plugin::SocketState;
 use shoutd_peer::{CallError, Distrust, Rejection};
 use tokio::sync::watch;
 
+use crate::api::trace::Countings;
 use crate::app::services::Services;
 use crate::docker::mirrors::Mirrors;
 use crate::swarm::follower::SwarmFollower;
@@ -85,6 +86,8 @@ pub struct Views {
     pub engine_state: watch::Receiver<view::Engine>,
     /// Whether the plugin socket exists.
     pub plugin_socket_state: watch::Receiver<SocketState>,
+    /// Limits how often packets are counted at a time.
+    pub countings: Countings,
 }
 
 /// The problem if too many file descriptors are open.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use futures::future::join_all;
 use ipnet::IpNet;
+use shoutd_core::cluster::Host;
 use shoutd_core::explain::{
     ALL_HOSTS, Answer, AskFacts, AskWhy, ContainerFacts, Explanation, HostFacts, PeerFacts, explain,
 };
@@ -36,32 +37,41 @@ impl Views {
     /// # Errors
     /// The user asks for what does not exist.
     pub async fn why(&self, asked: &AskWhy) -> Result<Explanation> {
-        let cluster = self.services.agreement.cluster();
-        let id = resolve(&cluster, &asked.network).ok_or_else(|| {
-            anyhow!(
-                "there is no network {} in the cluster; shoutdctl networks lists them",
-                asked.network
-            )
-        })?;
-        let title = cluster.network_title(&id);
-        let wanted = AskFacts { network: id.clone(), group: asked.group.unwrap_or(ALL_HOSTS) };
-        let first = explain(asked, title, &self.facts_of_all(&wanted).await)?;
+        let (id, title) = self.network(&asked.network)?;
+        let wanted = AskFacts { network: id, group: asked.group.unwrap_or(ALL_HOSTS) };
+        let first = explain(asked, &title, &self.facts_of_all(&wanted).await)?;
         if first.cause().is_none() {
             return Ok(first);
         }
         // A container may have joined just now, and be known everywhere in a moment.
         tokio::time::sleep(SETTLING).await;
-        Ok(explain(asked, title, &self.facts_of_all(&wanted).await)?.lasting(&first))
+        Ok(explain(asked, &title, &self.facts_of_all(&wanted).await)?.lasting(&first))
+    }
+
+    /// The id and the title of the network that the user names.
+    pub(super) fn network(&self, named: &str) -> Result<(NetworkId, String)> {
+        let cluster = self.services.agreement.cluster();
+        let id = resolve(&cluster, named).ok_or_else(|| {
+            anyhow!("there is no network {named} in the cluster; shoutdctl networks lists them")
+        })?;
+        let title = cluster.network_title(&id).to_owned();
+        Ok((id, title))
+    }
+
+    /// The hosts that have the network, and this one.
+    pub(super) fn hosts_with(&self, network: &NetworkId) -> Vec<(HostId, Host)> {
+        let cluster = self.services.agreement.cluster();
+        let network = cluster.networks.get(network);
+        let mut hosts = network.map(|network| network.attached.clone()).unwrap_or_default();
+        hosts.insert(self.services.agreement.me);
+        let known = |id| Some((id, cluster.hosts.get(&id)?.clone()));
+        hosts.into_iter().filter_map(known).collect()
     }
 
     /// The facts of all hosts that have the network, sorted by their names.
-    async fn facts_of_all(&self, wanted: &AskFacts) -> Vec<Answer> {
-        let (cluster, me) = (self.services.agreement.cluster(), self.services.agreement.me);
-        let network = cluster.networks.get(&wanted.network);
-        let mut hosts = network.map(|network| network.attached.clone()).unwrap_or_default();
-        hosts.insert(me);
-        let hosts = hosts.into_iter().filter_map(|id| Some((id, cluster.hosts.get(&id)?)));
-        let answers = hosts.map(async |(id, host)| {
+    pub(super) async fn facts_of_all(&self, wanted: &AskFacts) -> Vec<Answer> {
+        let me = self.services.agreement.me;
+        let answers = self.hosts_with(&wanted.network).into_iter().map(async |(id, host)| {
             let facts = if id == me {
                 Ok(self.own_facts(wanted).await)
             } else {
@@ -69,7 +79,7 @@ impl Views {
                 let answer = peers.call_host(id, host.address, FACTS, wanted, FACTS_DEADLINE).await;
                 answer.map_err(|error| error.to_string())
             };
-            Answer { host: host.name.clone(), vtep: host.address.ip(), facts }
+            Answer { host: host.name, vtep: host.address.ip(), facts }
         });
         let mut answers = join_all(answers).await;
         answers.sort_by(|a, b| a.host.cmp(&b.host));
@@ -116,7 +126,7 @@ impl Views {
     }
 
     /// What to read of the kernel; `None` if this host has no container on the network.
-    fn wanted(&self, asked: &AskFacts, local: &Local) -> Option<FactsWanted> {
+    pub(super) fn wanted(&self, asked: &AskFacts, local: &Local) -> Option<FactsWanted> {
         let cluster = self.services.agreement.cluster();
         let network =
             cluster.networks.get(&asked.network).filter(|_| local.is_attached(&asked.network))?;

@@ -28,6 +28,7 @@ use crate::advertise;
 use crate::api::control::{self, Control};
 use crate::api::events::{self, Events};
 use crate::api::rollout::{self, Rollouts};
+use crate::api::trace::Countings;
 use crate::api::views::Views;
 use crate::app::opening::{Daemon, raise_descriptor_limit};
 use crate::app::services::{Owners, Services};
@@ -195,6 +196,7 @@ impl Daemon {
             swarm: swarm.clone(),
             engine_state,
             plugin_socket_state: self.plugin_socket.watch(),
+            countings: Countings::default(),
         }
     }
 

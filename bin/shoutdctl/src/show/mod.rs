@@ -3,6 +3,7 @@
 mod inspect;
 mod lists;
 mod status;
+mod trace;
 mod why;
 
 use std::fmt::Display;
@@ -16,6 +17,7 @@ use serde::Serialize;
 use shoutd_cli::Directories;
 use shoutd_core::view::{Membership, Status as StatusView};
 pub use status::Status;
+pub use trace::Trace;
 pub use why::Why;
 
 use crate::control;

@@ -25,6 +25,13 @@ Exit codes: 0 if nothing is broken, 3 if something is, 1 if shoutd does not answ
 pub struct Why {
     #[command(flatten)]
     format: Format,
+    #[command(flatten)]
+    way: Way,
+}
+
+/// The way about which a user asks.
+#[derive(Debug, Clone, Args)]
+pub struct Way {
     /// The network (name or id)
     #[arg(long, value_name = "NETWORK")]
     network: String,
@@ -39,6 +46,24 @@ pub struct Why {
     /// for all groups
     #[arg(value_name = "GROUP[:PORT]", value_parser = parse_group)]
     group: Option<(IpAddr, Option<u16>)>,
+}
+
+impl Way {
+    /// The question.
+    pub fn ask(&self) -> AskWhy {
+        AskWhy {
+            network: self.network.clone(),
+            group: self.group.map(|(group, _)| group),
+            port: self.group.and_then(|(_, port)| port),
+            from: self.from.clone(),
+            to: self.to.clone(),
+        }
+    }
+
+    /// What is sent.
+    pub fn subject(&self) -> String {
+        self.group.map_or_else(|| "multicast".to_owned(), |(group, _)| group.to_string())
+    }
 }
 
 fn parse_group(text: &str) -> Result<(IpAddr, Option<u16>), String> {
@@ -56,13 +81,7 @@ impl Why {
     /// # Errors
     /// The daemon does not answer, or the network or a container does not exist.
     pub async fn run(self, directories: &Directories) -> Result<ExitCode> {
-        let asked = AskWhy {
-            network: self.network.clone(),
-            group: self.group.map(|(group, _)| group),
-            port: self.group.and_then(|(_, port)| port),
-            from: self.from.clone(),
-            to: self.to.clone(),
-        };
+        let asked = self.way.ask();
         let found: Explanation = control::post(directories, "/v1/why", &asked).await?;
         if self.format.json {
             println!("{}", serde_json::to_string_pretty(&found)?);
@@ -73,24 +92,13 @@ impl Why {
     }
 
     fn print(&self, found: &Explanation) {
-        let subject =
-            self.group.map_or_else(|| "multicast".to_owned(), |(group, _)| group.to_string());
-        match found.cause() {
-            Some(cause) => {
-                println!("{}", bold(&cell(&format!("BROKEN: {}", cause.text))));
-                if let Some(remedy) = &cause.remedy {
-                    println!("To do: {}", cell(remedy));
-                }
-            }
-            None => println!(
-                "{}",
-                bold(&cell(&format!(
-                    "nothing is broken on the way of {subject} on network {}, as far as shoutd \
-                     looks",
-                    self.network
-                )))
-            ),
-        }
+        print_cause(found, || {
+            format!(
+                "nothing is broken on the way of {} on network {}, as far as shoutd looks",
+                self.way.subject(),
+                self.way.network
+            )
+        });
         let mut rows = table(["VERDICT", "STATION", "HOST", "FINDING"]);
         for finding in &found.findings {
             rows.add_row([
@@ -103,6 +111,19 @@ impl Why {
         if !found.findings.is_empty() {
             println!("\n{}", rows.trim_fmt());
         }
+    }
+}
+
+/// Prints what is broken first and what to do, or this text if nothing is.
+pub fn print_cause(found: &Explanation, nothing: impl FnOnce() -> String) {
+    match found.cause() {
+        Some(cause) => {
+            println!("{}", bold(&cell(&format!("BROKEN: {}", cause.text))));
+            if let Some(remedy) = &cause.remedy {
+                println!("To do: {}", cell(remedy));
+            }
+        }
+        None => println!("{}", bold(&cell(&nothing()))),
     }
 }
 

@@ -117,6 +117,15 @@ fn on_the_way(
     Pair::ip(sender, "route del 224.1.1.1 dev eth1")?;
     healthy()?;
 
+    // Linux sends multicast by the interface of the address to which the socket is bound.
+    let other = sender.address("other")?;
+    let stream = sender.spawn(&format!("iperf -u -c 224.1.1.1 -T 4 -t 10 -B {other}"))?;
+    wait_until("the selected interface to be named", SOON, || {
+        Ok(named("sends multicast by eth1, which its program selected").is_ok().then_some(()))
+    })?;
+    drop(stream);
+    wait_until("the program to end", SOON, || Ok(healthy().is_ok().then_some(())))?;
+
     let from = sender.address("foo")?;
     Pair::ip(receiver, &format!("route add {from} dev eth1"))?;
     receiver.inside(|| {

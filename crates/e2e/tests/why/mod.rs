@@ -2,6 +2,7 @@
 
 pub(crate) mod faults;
 pub(crate) mod hosts;
+pub(crate) mod packets;
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;

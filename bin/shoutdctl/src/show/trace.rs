@@ -1,0 +1,112 @@
+//! `shoutdctl trace`.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Args;
+use shoutd_cli::{Directories, EXIT_PROBLEMS};
+use shoutd_core::explain::{AskTrace, Trace as Traced, TraceProbe};
+
+use super::why::{Way, print_cause};
+use super::{Format, cell, table};
+use crate::control;
+
+/// Count a group's packets at every place that they pass, on all hosts, and say where they stop
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  shoutdctl trace --network foo 224.1.1.1
+  shoutdctl trace --network foo --from sender --to receiver --for 10s 224.1.1.1:5001
+  shoutdctl trace --network foo --from sender --probe --size 1400 224.1.1.1
+
+Exit codes: 0 if packets were sent and arrived, 3 if something is broken, 1 if shoutd does not \
+                        answer or the network or container does not exist, 2 for a wrong command \
+                        line.")]
+pub struct Trace {
+    #[command(flatten)]
+    format: Format,
+    #[command(flatten)]
+    way: Way,
+    /// How long to count: 100ms to 20s [default: 5s; with --probe, as long as the probe takes]
+    #[arg(long = "for", value_name = "TIME", value_parser = parse_time)]
+    milliseconds: Option<u64>,
+    /// Send UDP datagrams from the sender, instead of counting what its programs send; without a
+    /// port in GROUP, they go to port 9 (discard), to which no program listens
+    #[arg(long, requires = "from")]
+    probe: bool,
+    /// Octets in each datagram of the probe
+    #[arg(long, value_name = "OCTETS", default_value_t = 64, requires = "probe",
+          value_parser = clap::value_parser!(u16).range(0..=65_507))]
+    size: u16,
+    /// TTL of the probe
+    #[arg(long, value_name = "TTL", default_value_t = 1, requires = "probe")]
+    ttl: u8,
+    /// How many datagrams the probe has; one is sent each 10 ms
+    #[arg(long, value_name = "N", default_value_t = 100, requires = "probe",
+          value_parser = clap::value_parser!(u16).range(1..=1000))]
+    count: u16,
+}
+
+/// Parses `5s`, `500ms` or `5`.
+fn parse_time(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.strip_suffix("ms") {
+        Some(number) => (number, 1),
+        None => (text.strip_suffix('s').unwrap_or(text), 1000),
+    };
+    let milliseconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit));
+    milliseconds
+        .filter(|milliseconds| (100..=20_000).contains(milliseconds))
+        .ok_or_else(|| "give a time from 100ms to 20s, such as 5s".to_owned())
+}
+
+impl Trace {
+    /// Has all hosts count, and prints where packets stop, then the way with the counts.
+    ///
+    /// # Errors
+    /// The daemon does not answer, or the network or a container does not exist.
+    pub async fn run(self, directories: &Directories) -> Result<ExitCode> {
+        let Self { size, ttl, count, .. } = self;
+        let probe = self.probe.then_some(TraceProbe { size, ttl, count });
+        let asked = AskTrace { why: self.way.ask(), milliseconds: self.milliseconds, probe };
+        let found: Traced = control::post(directories, "/v1/trace", &asked).await?;
+        if self.format.json {
+            println!("{}", serde_json::to_string_pretty(&found)?);
+        } else {
+            print_cause(&found.explanation, || {
+                format!("every packet of {} arrived, as far as shoutd counts", self.way.subject())
+            });
+            print(&found);
+        }
+        let is_good = found.explanation.cause().is_none();
+        Ok(if is_good { ExitCode::SUCCESS } else { EXIT_PROBLEMS.into() })
+    }
+}
+
+fn print(found: &Traced) {
+    let mut rows = table(["PACKETS", "STATION", "HOST", "PLACE"]);
+    for count in &found.counts {
+        rows.add_row([
+            count.packets.to_string(),
+            count.station.to_string(),
+            cell(&count.host),
+            cell(&count.place),
+        ]);
+    }
+    if !found.counts.is_empty() {
+        println!("\n{}", rows.trim_fmt());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_a_unit_or_are_seconds() {
+        assert_eq!(parse_time("500ms"), Ok(500));
+        assert_eq!(parse_time("5s"), Ok(5000));
+        assert_eq!(parse_time("20"), Ok(20_000));
+        for wrong in ["", "s", "0", "99ms", "21s", "-1s", "5m", "18446744073709551615s"] {
+            assert!(parse_time(wrong).is_err(), "{wrong}");
+        }
+    }
+}
