@@ -23,6 +23,7 @@ mod start;
 mod stop;
 mod swarm_plugin;
 mod token;
+mod top;
 mod wishes;
 
 use std::process::ExitCode;
@@ -85,6 +86,8 @@ enum Command {
     Why(show::Why),
     /// Count a group's packets at every place that they pass, on all hosts, and say where they stop
     Trace(show::Trace),
+    /// Show who sends how much multicast to whom, live
+    Top(top::Top),
     /// List what shoutd decided by itself on this host, newest first
     Events(show::Events),
 }
@@ -130,6 +133,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Networks(networks) => networks.run(directories).await,
             Command::Endpoints(endpoints) => endpoints.run(directories).await,
             Command::Groups(groups) => groups.run(directories).await,
+            Command::Top(top) => top.run(directories).await,
             Command::Events(events) => events.run(directories).await,
         };
         done.map(|()| ExitCode::SUCCESS)

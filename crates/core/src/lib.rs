@@ -29,6 +29,7 @@ pub mod multicast;
 pub mod names;
 pub mod own_address;
 pub mod plane;
+pub mod rates;
 pub mod recall;
 pub mod removal;
 pub mod restarts;

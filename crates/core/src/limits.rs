@@ -227,3 +227,12 @@ pub const COUNTING_MS_MAX: u64 = 20_000;
 
 /// Datagrams of one probe of `shoutdctl trace`: one each 10 ms.
 pub const TRACE_PROBES_MAX: u16 = 1000;
+
+/// Sources and groups of one network whose rates are measured at a time. More are not shown.
+pub const RATED_FLOWS_MAX: usize = 4096;
+
+/// Networks of a host whose rates are measured at a time, with one socket each.
+pub const RATED_NETWORKS_MAX: usize = 256;
+
+/// The longest time for which rates are measured, in milliseconds.
+pub const RATED_MS_MAX: u64 = 10_000;

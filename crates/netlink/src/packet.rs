@@ -67,6 +67,19 @@ pub(crate) fn open(namespace: &Namespace) -> Result<OwnedFd, Fault> {
     Ok(fd.map_err(io::Error::from)?)
 }
 
+/// The same, but its packets begin with the IP header.
+pub(crate) fn open_cooked(namespace: &Namespace) -> Result<OwnedFd, Fault> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = namespace.enter(|| socket(AddressFamily::Packet, SockType::Datagram, flags, None))?;
+    Ok(fd.map_err(io::Error::from)?)
+}
+
+/// `ETH_P_ALL` in network byte order. Only sockets for all protocols see outbound packets
+/// (`dev_queue_xmit_nit`), and packets before a bridge takes them.
+pub(crate) fn all_protocols() -> u16 {
+    u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be()
+}
+
 /// Binds a packet socket to a device; an index of 0 stands for all devices. The protocol is in
 /// network byte order.
 pub(crate) fn bind(fd: &OwnedFd, device: u32, protocol: u16) -> Result<(), Fault> {

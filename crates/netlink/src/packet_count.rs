@@ -6,8 +6,8 @@ use std::mem::size_of;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::libc;
+use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBuf;
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, setsockopt, socket};
 
 use crate::error::{Error, Fault};
 use crate::namespace::Namespace;
@@ -58,41 +58,41 @@ impl PacketCounter {
                 (device, Program::in_tunnel(packets, &tunnel, direction))
             }
         };
-        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         // Without a protocol, the socket receives nothing until it has its filter.
-        let fd =
-            namespace.enter(|| socket(AddressFamily::Packet, SockType::Datagram, flags, None))?;
-        let fd = fd.map_err(io::Error::from)?;
+        let fd = packet::open_cooked(namespace)?;
         packet::attach(&fd, program.instructions())?;
         // Packets are counted, and not read: the smallest buffer.
         setsockopt(&fd, RcvBuf, &0).map_err(io::Error::from)?;
-        // Only sockets for all protocols see outbound packets (`dev_queue_xmit_nit`).
-        let all = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
-        packet::bind(&fd, device, all)?;
+        packet::bind(&fd, device, packet::all_protocols())?;
         Ok(Self { fd })
     }
 
     /// The packets since the last call, or since it was opened.
     pub fn packets(&self) -> Result<u64, Error> {
-        let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
-        let mut length =
-            libc::socklen_t::try_from(size_of::<libc::tpacket_stats>()).unwrap_or_default();
-        // SAFETY: both pointers are to values that outlive the call, and `length` is the first
-        // one's size.
-        let read = unsafe {
-            libc::getsockopt(
-                self.fd.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_STATISTICS,
-                (&raw mut statistics).cast(),
-                &raw mut length,
-            )
-        };
-        if read < 0 {
-            let fault = Fault::from(io::Error::last_os_error());
-            return Err(fault.during("read how many packets were counted"));
-        }
-        // These include what the buffer could not take (`packet_getsockopt`).
-        Ok(statistics.tp_packets.into())
+        statistics(&self.fd)
     }
+}
+
+/// How many packets a packet socket received since the last call, with those that its buffer could
+/// not take (`packet_getsockopt`).
+pub(crate) fn statistics(fd: &OwnedFd) -> Result<u64, Error> {
+    let mut statistics = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+    let length = libc::socklen_t::try_from(size_of::<libc::tpacket_stats>());
+    let mut length = length.unwrap_or_default();
+    // SAFETY: both pointers are to values that outlive the call, and `length` is the first one's
+    // size.
+    let read = unsafe {
+        libc::getsockopt(
+            fd.as_raw_fd(),
+            libc::SOL_PACKET,
+            libc::PACKET_STATISTICS,
+            (&raw mut statistics).cast(),
+            &raw mut length,
+        )
+    };
+    if read < 0 {
+        let fault = Fault::from(io::Error::last_os_error());
+        return Err(fault.during("read how many packets were counted"));
+    }
+    Ok(statistics.tp_packets.into())
 }

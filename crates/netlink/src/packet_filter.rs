@@ -5,6 +5,8 @@ use std::net::IpAddr;
 
 use nix::libc::{self, sock_filter};
 
+use crate::packet::ICMPV6;
+
 /// Where a program jumps if a packet is not selected.
 const REJECT: u8 = u8::MAX;
 /// `SKF_AD_OFF + SKF_AD_PKTTYPE`: how the packet passes the device.
@@ -98,6 +100,29 @@ impl Program {
         program.push(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 8);
         program.is(tunnel.vni);
         program.group(packets, vxlan + VXLAN_HEADER + ETHERNET_HEADER);
+        program.finish()
+    }
+
+    /// Selects the multicast that a device is to send, without IGMP and ICMPv6.
+    pub(crate) fn multicast() -> Self {
+        let mut program = Self::default();
+        program.passes(Direction::Outbound);
+        program.load(libc::BPF_B, 0);
+        program.push(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 4);
+        // Past IPv4's five instructions, and the jump over those of IPv6.
+        program.jump(libc::BPF_JEQ, 4, 0, 6);
+        program.load(libc::BPF_B, 9);
+        program.not(IGMP);
+        program.load(libc::BPF_B, 16);
+        program.push(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, 4);
+        program.is(0xe);
+        program.push(libc::BPF_JMP | libc::BPF_JA, 6);
+        program.is(6);
+        program.load(libc::BPF_B, 6);
+        program.not(HOP_BY_HOP);
+        program.not(ICMPV6.into());
+        program.load(libc::BPF_B, 24);
+        program.is(0xff);
         program.finish()
     }
 

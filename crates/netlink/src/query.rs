@@ -75,9 +75,7 @@ impl QueryMonitor {
         packet::set(&fd, libc::SOL_SOCKET, libc::SO_RCVBUF, &QUEUE)?;
         // If this fails, the filter drops outgoing frames.
         let _ = packet::set(&fd, libc::SOL_PACKET, IGNORE_OUTGOING, &1_i32);
-        // Only a socket for all protocols sees frames before the bridge takes them.
-        let all = u16::try_from(libc::ETH_P_ALL).unwrap_or_default().to_be();
-        packet::bind(&fd, device, all)?;
+        packet::bind(&fd, device, packet::all_protocols())?;
         Ok(Self { fd })
     }
 

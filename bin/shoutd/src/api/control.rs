@@ -14,6 +14,7 @@ use shoutd_core::explain::{AskCounts, AskFacts, AskTrace, AskWhy, Explanation, H
 use shoutd_core::health::HostHealth;
 use shoutd_core::joining::PeerCheck;
 use shoutd_core::limits::EVENTS_MAX;
+use shoutd_core::rates::{AskRates, AskTop, HostRates, Top};
 use shoutd_core::view::{
     Applicant, Approve, AwaitNetwork, CheckPeers, Done, EndpointRow, Endpoints, Failure,
     ForgetNetwork, GroupMemberRow, GroupRow, HostRow, Membership, NetworkRow, NetworkStanding,
@@ -21,6 +22,7 @@ use shoutd_core::view::{
 };
 
 use crate::api::group_members::GROUP_MEMBERS;
+use crate::api::rates::RATES;
 use crate::api::rollout::Rollouts;
 use crate::api::trace::COUNTS;
 use crate::api::views::{ENDPOINTS, HEALTH, HELLO, Views};
@@ -78,6 +80,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/groups", get(groups))
         .route("/v1/why", post(why))
         .route("/v1/trace", post(trace))
+        .route("/v1/top", post(top))
         .route("/v1/events", get(events))
         .route("/v1/token", get(show_token).post(rotate_token))
         .route("/v1/token/offer", post(offer_token))
@@ -98,6 +101,7 @@ pub fn peer_router(control: Arc<Control>) -> Router {
         .route(GROUP_MEMBERS, post(own_group_members))
         .route(FACTS, post(own_facts))
         .route(COUNTS, post(own_counts))
+        .route(RATES, post(own_rates))
         .with_state(control)
 }
 
@@ -174,6 +178,17 @@ async fn own_counts(
     Json(asked): Json<AskCounts>,
 ) -> Json<Result<HostFacts, String>> {
     Json(control.views.own_counts(&asked).await)
+}
+
+async fn top(State(control): State<Arc<Control>>, Json(asked): Json<AskTop>) -> Answer<Top> {
+    Ok(Json(control.views.top(&asked).await?))
+}
+
+async fn own_rates(
+    State(control): State<Arc<Control>>,
+    Json(asked): Json<AskRates>,
+) -> Json<Result<HostRates, String>> {
+    Json(control.views.own_rates(&asked).await)
 }
 
 async fn events(State(control): State<Arc<Control>>) -> Json<Vec<Event>> {

@@ -5,6 +5,7 @@ pub mod events;
 #[cfg(test)]
 mod fuzz;
 pub mod group_members;
+pub mod rates;
 pub mod rollout;
 pub mod trace;
 pub mod views;

@@ -12,7 +12,7 @@ use shoutd_core::explain::{
 };
 use shoutd_core::limits::{COUNTING_MS_MAX, COUNTINGS_MAX, TRACE_PROBES_MAX};
 use shoutd_dataplane::{Counting, CountsWanted, Subject, send_probe};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
 use crate::api::views::Views;
@@ -40,6 +40,13 @@ pub struct Countings(Arc<Semaphore>);
 impl Default for Countings {
     fn default() -> Self {
         Self(Arc::new(Semaphore::new(COUNTINGS_MAX)))
+    }
+}
+
+impl Countings {
+    /// A permit to count; `None` if packets are counted too often at once.
+    pub(super) fn begin(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.clone().try_acquire_owned().ok()
     }
 }
 
@@ -113,8 +120,7 @@ impl Views {
         {
             return Err(format!("packets are counted for {COUNTING_MS_MAX} ms at most"));
         }
-        let permit = self.countings.0.clone().try_acquire_owned();
-        let Ok(_permit) = permit else {
+        let Some(_permit) = self.countings.begin() else {
             return Err(format!(
                 "packets are counted {COUNTINGS_MAX} times at once already; try again later"
             ));
@@ -169,7 +175,7 @@ impl Views {
 }
 
 /// Runs what blocks on a thread made for that.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, shoutd_dataplane::KernelError> + Send + 'static,
 ) -> Result<T, String> {
     let done = tokio::task::spawn_blocking(move || work().map_err(|error| error.to_string()));

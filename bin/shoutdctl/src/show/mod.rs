@@ -78,7 +78,7 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
 
 /// Escapes control characters. Docker accepts names with line breaks, which would split a row, and
 /// with escape sequences, which the terminal would execute.
-fn cell(text: &str) -> String {
+pub fn cell(text: &str) -> String {
     if !text.contains(char::is_control) {
         return text.to_owned();
     }

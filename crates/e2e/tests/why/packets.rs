@@ -156,9 +156,35 @@ pub(crate) fn probes_are_exact(cluster: &mut Cluster) -> Result<()> {
     for _ in 0..3 {
         way.ensure_passes()?;
     }
+    rates(&hosts, &way, other)?;
     // The other container's packets are the group's, too.
     let live = trace(&hosts[0], &["--for", "2s", GROUP])?;
     ensure!(live.cause.is_none(), "{:?}: {:?}", live.cause, live.counts);
     drop((noise, own));
+    Ok(())
+}
+
+/// The rates are those of iperf, and copies go to the receiver's host only.
+fn rates(hosts: &[Host], way: &Way<'_>, other: &Container) -> Result<()> {
+    let asked = ["shoutdctl", "top", "--json", "--network", "foo"];
+    let output = hosts[1].run(asked)?;
+    let top: Value =
+        serde_json::from_str(&output.stdout).with_context(|| format!("shoutdctl top {output}"))?;
+    let rows = top["rows"].as_array().context("rows")?;
+    for sender in [way.sender, other] {
+        let row = rows.iter().find(|row| row["sender"] == sender.name.as_str());
+        let row = row.with_context(|| format!("no row of {}: {top}", sender.name))?;
+        let number = |name: &str| row[name].as_f64().unwrap_or_default();
+        // iperf counts 2 Mbit/s of content, in datagrams of 1,470 octets.
+        ensure!((80.0..400.0).contains(&number("packets")), "{row}");
+        ensure!((number("bits") / number("packets") - 8.0 * 1498.0).abs() < 1.0, "{row}");
+        ensure!((number("copies") - number("packets")).abs() < 1e-6, "{row}");
+        ensure!((number("flooded") - 2.0 * number("packets")).abs() < 1e-6, "{row}");
+        ensure!(row["host"] == sender.host.name() && row["receivers"] == 1, "{row}");
+    }
+    let table = hosts[2].run(["shoutdctl", "top", "--once"])?;
+    ensure!(table.code == 0 && table.stdout.contains("224.1.1.1"), "{table}");
+    let unknown = hosts[2].run(["shoutdctl", "top", "--network", "bar"])?;
+    ensure!(unknown.code == 1 && unknown.stderr.contains("no network bar"), "{unknown}");
     Ok(())
 }
