@@ -4,7 +4,7 @@ use shoutd_fuzz::fuzz;
 
 use crate::nftables::{Family, TableName};
 use crate::wire::Frames;
-use crate::{address, fdb, ip_route, joins, link, monitor, nftables, query, socket};
+use crate::{address, fdb, ip_route, joins, link, monitor, nftables, query, socket, statistics};
 
 /// Passes each datagram to every parser: none may rely on getting only its own kind of message.
 #[test]
@@ -32,7 +32,7 @@ fn fuzz_netlink() {
             );
             let tables = (tables, rules, sets);
             let devices = (
-                link::parse(&frame),
+                (link::parse(&frame), statistics::parse(&frame)),
                 fdb::parse(&frame, index),
                 fdb::is_flood(&frame),
                 fdb::is_learned(&frame),

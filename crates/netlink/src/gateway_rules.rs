@@ -136,7 +136,7 @@ fn arriving(address: IpAddr, port: &str) -> Vec<Vec<Expression>> {
 
 /// Drops what asks for this gateway, at the tunnel.
 fn asking(address: IpAddr, at_tunnel: Vec<Expression>) -> Vec<Expression> {
-    [at_tunnel, asked(address), vec![Expression::Drop]].concat()
+    [at_tunnel, asked(address), vec![Expression::Count, Expression::Drop]].concat()
 }
 
 /// Matches what asks for this gateway.

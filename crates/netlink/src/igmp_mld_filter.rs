@@ -16,6 +16,9 @@
 //! A fourth chain, *input*, drops the frames that the bridge passes up to itself, except those to
 //! its gateways and probes. The bridge is configured to receive all multicast, so these frames are
 //! copies.
+//!
+//! It counts what goes to the tunnel, because the VXLAN device counts only the copies that it
+//! sends, and it counts what it drops.
 
 use std::collections::BTreeSet;
 use std::iter;
@@ -23,6 +26,7 @@ use std::iter;
 use nix::errno::Errno;
 
 use crate::error::Error;
+use crate::filter_counts;
 use crate::gateway_rules::Gateways;
 use crate::namespace::Namespace;
 use crate::nftables::{
@@ -31,10 +35,10 @@ use crate::nftables::{
 use crate::probe_socket::ETHERTYPE_PROBE;
 use crate::socket::{Protocol, Socket};
 
-const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd" };
+pub(crate) const TABLE: TableName = TableName { family: Family::Bridge, name: "shoutd" };
 /// Part of every rule, so that we recognize the filter of another version of shoutd. Raise it with
 /// every change of the rules.
-const VERSION: u32 = 9;
+const VERSION: u32 = 10;
 /// The set with the rate limit of each port.
 const SENDERS: &str = "senders";
 /// The same for ARP, neighbour discovery, IGMP and MLD.
@@ -63,6 +67,10 @@ const VLANS: &str = "vlans";
 const VLANS_MAX: u32 = 16_384;
 /// Milliseconds until a silent VLAN is removed: longer than a membership lasts (510 s).
 const VLANS_TIMEOUT: u64 = 900_000;
+/// How the userdata of rules begins that are about IGMP and MLD.
+pub(crate) const GUARD: &str = "shoutd guard ";
+/// The same for the rule of the rate limit.
+pub(crate) const RATE: &str = "shoutd rate ";
 /// The type of a frame with a VLAN tag (IEEE 802.1Q).
 const ETHERTYPE_VLAN: u16 = 0x8100;
 /// `IFNAMSIZ`: names are compared over this length, including the zeros.
@@ -71,10 +79,10 @@ const NAME_OCTETS: usize = 16;
 // The kernel's classification of a frame by its destination (include/uapi/linux/if_packet.h).
 /// To the bridge itself, if it has the frame's destination as its address.
 pub(crate) const PACKET_HOST: u8 = 0;
-const PACKET_BROADCAST: u8 = 1;
+pub(crate) const PACKET_BROADCAST: u8 = 1;
 pub(crate) const PACKET_MULTICAST: u8 = 2;
 /// To an address other than the port's own, as all unicast that a bridge forwards.
-const PACKET_OTHERHOST: u8 = 3;
+pub(crate) const PACKET_OTHERHOST: u8 = 3;
 
 pub(crate) const ETHERTYPE_ARP: u16 = 0x0806;
 pub(crate) const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -102,6 +110,9 @@ const MLD_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=132, 143..=143];
 /// 4861, 133 to 136).
 const FINDING_TYPES: [std::ops::RangeInclusive<u8>; 2] = [130..=136, 143..=143];
 
+/// The chain of what goes from port to port.
+pub(crate) const FORWARD: &str = "forward";
+
 /// A chain of the filter. `interface` says whether it matches the input or the output port.
 struct PortChain {
     hook: Hook,
@@ -110,7 +121,7 @@ struct PortChain {
 }
 
 const CHAINS: [PortChain; 4] = [
-    PortChain { hook: Hook::Forward, name: "forward", interface: Meta::OutputName },
+    PortChain { hook: Hook::Forward, name: FORWARD, interface: Meta::OutputName },
     PortChain { hook: Hook::Output, name: "output", interface: Meta::OutputName },
     PortChain { hook: Hook::Prerouting, name: "prerouting", interface: Meta::InputName },
     PortChain { hook: Hook::Input, name: "input", interface: Meta::InputName },
@@ -119,7 +130,7 @@ const CHAINS: [PortChain; 4] = [
 /// The IGMP/MLD filter of one namespace.
 #[derive(Debug)]
 pub struct IgmpMldFilter {
-    socket: Socket,
+    pub(crate) socket: Socket,
 }
 
 impl IgmpMldFilter {
@@ -209,16 +220,16 @@ fn expected(port: &str, installed: &SegmentRules) -> Content {
 }
 
 fn userdata(port: &str, position: usize) -> String {
-    format!("shoutd guard {VERSION} {port} {position}")
+    format!("{GUARD}{VERSION} {port} {position}")
 }
 
 fn rate_userdata(rate: u32) -> String {
-    format!("shoutd rate {VERSION} {rate}")
+    format!("{RATE}{VERSION} {rate}")
 }
 
 fn rate_of(userdata: &[u8]) -> Option<u32> {
     let text = std::str::from_utf8(userdata).ok()?;
-    text.strip_prefix("shoutd rate ")?.split_once(' ')?.1.parse().ok()
+    text.strip_prefix(RATE)?.split_once(' ')?.1.parse().ok()
 }
 
 /// The rules of one chain, each with its userdata.
@@ -261,6 +272,11 @@ fn chain_rules(
     let finding =
         finding.map(|(position, rule)| (format!("shoutd finding {VERSION} {position}"), rule));
     let has_rate = rate.is_some();
+    let counts = if hook == Hook::Forward {
+        Vec::from(filter_counts::rules(VERSION, port))
+    } else {
+        Vec::new()
+    };
     let rate = rate.map(|rate| (rate_userdata(rate), rate_rule(port, rate)));
     let igmp_mld_filter = rules(interface, port).into_iter().enumerate();
     let mut igmp_mld_filter: Vec<_> =
@@ -276,7 +292,7 @@ fn chain_rules(
         let cheap = if hook == Hook::Prerouting { CHEAP_GATEWAY_RULES } else { 0 };
         let first: Vec<_> = gateways.by_ref().take(cheap).collect();
         igmp_mld_filter.splice(IRRELEVANT_TO_GATEWAYS..IRRELEVANT_TO_GATEWAYS, gateways);
-        first.into_iter().chain(igmp_mld_filter).chain(vlans).collect()
+        counts.into_iter().chain(first).chain(igmp_mld_filter).chain(vlans).collect()
     }
 }
 
@@ -349,6 +365,7 @@ fn rate_rule(port: &str, rate: u32) -> Vec<Expression> {
     let exceeds = [
         Expression::LoadMeta(Meta::InputIndex),
         Expression::Exceeds { set: SENDERS, rate },
+        Expression::Count,
         Expression::Drop,
     ];
     is_spread(port).into_iter().chain(exceeds).collect()
@@ -398,7 +415,8 @@ fn rules(interface: Meta, port: &str) -> Vec<Vec<Expression>> {
             Expression::LoadMeta(interface),
             Expression::Compare(Comparison::Equal, name_value(port)),
         ];
-        at_port.into_iter().chain(conditions).chain([Expression::Drop]).collect()
+        let counted = [Expression::Count, Expression::Drop];
+        at_port.into_iter().chain(conditions).chain(counted).collect()
     }));
     rules
 }

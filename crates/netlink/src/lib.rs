@@ -21,6 +21,7 @@ mod datagrams;
 mod error;
 mod event_copies;
 mod fdb;
+mod filter_counts;
 #[cfg(test)]
 mod fuzz;
 mod gateway_rules;
@@ -48,6 +49,7 @@ mod report;
 mod route;
 mod send_options;
 mod socket;
+mod statistics;
 mod underlay_filter;
 mod veth;
 mod vxlan;
@@ -61,6 +63,7 @@ pub use datagrams::GroupSender;
 pub use error::{Error, Fault};
 pub use event_copies::EventCopies;
 pub use fdb::Pinned;
+pub use filter_counts::FilteredPackets;
 pub use gateway_rules::Gateways;
 pub use group_filter::{Filtering, GroupFilter};
 pub use group_querier::GroupQuerier;
@@ -83,6 +86,7 @@ pub use query::{QueryMonitor, QueryVersion, ReceivedQuery};
 pub use report::{GroupRecord, Reporter};
 pub use route::Route;
 pub use send_options::{SelectedInterface, SendOptions, send_options};
+pub use statistics::{CountedLink, LinkCounters};
 pub use underlay_filter::{
     AGREEMENT_PORTS_MAX, DroppedPackets, Installed as InstalledUnderlayFilter, UnderlayAccess,
     UnderlayFilter,

@@ -202,8 +202,8 @@ impl UnderlayFilter {
             .socket
             .dump(&nftables::get_rules(TABLE), |frame| nftables::parse_count(TABLE, frame))?;
         let mut dropped = DroppedPackets::default();
-        for (chain, count) in counts {
-            let sum = match chain.as_str() {
+        for (rule, count) in counts {
+            let sum = match rule.chain.as_str() {
                 FORWARD => &mut dropped.forward,
                 OUTPUT => &mut dropped.output,
                 _ => &mut dropped.input,

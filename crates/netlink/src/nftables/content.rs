@@ -36,10 +36,9 @@ pub(crate) struct Rule {
     pub(crate) userdata: Vec<u8>,
 }
 
-/// The chain of a rule, and the packets counted by its
-/// [`Expression::Count`](super::Expression::Count).
-pub(crate) fn parse_count(table: TableName, frame: &Frame<'_>) -> Option<(String, u64)> {
-    is_of(table, frame, RULE_TABLE)?;
+/// A rule, and the packets counted by its [`Expression::Count`](super::Expression::Count).
+pub(crate) fn parse_count(table: TableName, frame: &Frame<'_>) -> Option<(Rule, u64)> {
+    let rule = parse_rule(table, frame)?;
     let attributes = frame.attributes(HEADER);
     let count = attributes.find(RULE_EXPRESSIONS)?.nested().find_map(|element| {
         let expression = element.nested();
@@ -51,7 +50,7 @@ pub(crate) fn parse_count(table: TableName, frame: &Frame<'_>) -> Option<(String
             .find(COUNTER_PACKETS)?
             .u64_be()
     });
-    Some((attributes.find(RULE_CHAIN)?.text(), count?))
+    Some((rule, count?))
 }
 
 /// The contents of a table, except the elements of its sets.
