@@ -23,6 +23,7 @@ pub mod joining;
 pub mod last_run;
 pub mod limits;
 pub mod local;
+pub mod metrics_address;
 pub mod mirror;
 pub mod missing;
 pub mod multicast;
@@ -37,6 +38,7 @@ pub mod rollout;
 pub mod stale;
 pub mod stock;
 pub mod swarm;
+pub mod traffic;
 pub mod tunnel;
 pub mod view;
 

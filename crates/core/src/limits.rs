@@ -8,6 +8,14 @@ use std::time::Duration;
 /// other options. RFC 7348 allows any port.
 pub const PORT: u16 = 7789;
 
+/// TCP port at which a host serves its metrics, on loopback. It is outside of 9100 to 9999, which
+/// Prometheus assigns to exporters and which is full.
+pub const METRICS_PORT: u16 = 7790;
+
+/// Networks of a host with metrics of their own. Each has some thirty series, in all 1.5 MB of text
+/// with names of usual length.
+pub const METERED_NETWORKS_MAX: usize = 500;
+
 /// Hosts per cluster. Head-end replication with one FDB entry per host and network works well past
 /// this.
 pub const HOSTS_MAX: usize = 1000;

@@ -105,6 +105,11 @@ impl OutboundSessions {
         self.hosts.get(&host).is_some_and(OutboundSession::is_failing)
     }
 
+    /// Whether this peer has acknowledged all that it should have.
+    pub fn has_all(&self, host: HostId) -> bool {
+        self.hosts.get(&host).is_none_or(OutboundSession::is_up_to_date)
+    }
+
     /// Whether every peer has acknowledged all that it should have.
     pub fn is_up_to_date(&self) -> bool {
         self.hosts.values().all(OutboundSession::is_up_to_date)
