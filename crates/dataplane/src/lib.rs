@@ -21,6 +21,7 @@ mod probe;
 mod reconcile;
 mod reconciler;
 mod replicator;
+mod round;
 mod scope;
 mod setup_grace;
 mod table_cache;
@@ -37,12 +38,13 @@ pub use kernel::Kernel;
 pub use kernel_error::KernelError;
 pub use linux::{
     Counting, CountsWanted, Facts, FactsWanted, LinuxKernel, Rated, Subject, TunnelProbes, facts,
-    group_members, measure, send_probe,
+    group_members, measure, segment_counters, send_probe,
 };
 pub use mdb_pressure::MdbPressure;
 pub use membership_follower::AllMemberships;
 pub use probe::{Capabilities, Incapable, probe};
 pub use reconcile::{ActionFailure, Report, reconcile};
 pub use reconciler::Reconciler;
+pub use round::{ReplicatorRound, Round, RoundObserver, RoundOutcome};
 pub use scope::Scope;
 pub use underlay::{NoInterface, UnderlayInterface, host_routes, underlay_interface};

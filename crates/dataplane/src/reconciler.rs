@@ -23,6 +23,7 @@ use crate::kernel_error::KernelError;
 use crate::membership_follower;
 use crate::reconcile::{Report, execute_all, sandboxes};
 use crate::replicator::{self, Post};
+use crate::round::{Round, RoundObserver, RoundOutcome};
 use crate::setup_grace::SetupGrace;
 
 /// How often everything is observed again if no event comes. It bounds how late we notice a change
@@ -52,6 +53,7 @@ pub struct Reconciler<K> {
     filter_losses: watch::Sender<u64>,
     /// The last logged problems, so that they are not logged again in every round.
     complaints: Vec<String>,
+    observer: Arc<dyn RoundObserver>,
 }
 
 /// What the thread does next.
@@ -60,29 +62,28 @@ enum Next {
     Round(Option<(Generation, Arc<Desired>)>),
 }
 
-/// The result of a round.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    /// At least one action was done.
-    Changed,
-    /// There was nothing to do, or all of it failed.
-    Unchanged,
-    /// The kernel could not be observed.
-    Unreadable,
-}
-
 impl<K: Kernel + 'static> Reconciler<K> {
     /// Starts the reconciler's thread, the replicator with this tier, and the membership follower.
     /// Until the first [`ReconcilerHandle::apply`] it only observes: without a desired state we
     /// cannot tell what is unwanted.
     pub fn spawn(kernel: K, tier: Tier) -> io::Result<ReconcilerHandle> {
+        Self::spawn_observed(kernel, tier, Arc::new(()))
+    }
+
+    /// The same, with an observer of the rounds of reconciler and replicator.
+    pub fn spawn_observed(
+        kernel: K,
+        tier: Tier,
+        observer: Arc<dyn RoundObserver>,
+    ) -> io::Result<ReconcilerHandle> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let shared = Arc::new(Shared { inbox: Mutex::default(), wake });
         let (status, status_receiver) = watch::channel(Status::default());
         let (observed, observed_receiver) = watch::channel(Arc::default());
         let (filter_losses, filter_losses_receiver) = watch::channel(0);
         let (learning, learning_receiver) = watch::channel(Learning::default());
-        let (replicator, replicated) = replicator::spawn(kernel.forwarding(), tier)?;
+        let (replicator, replicated) =
+            replicator::spawn(kernel.forwarding(), tier, observer.clone())?;
         let follower = membership_follower::spawn(kernel.memberships())?;
         let handle = ReconcilerHandle {
             owner: Arc::new(Owner {
@@ -110,6 +111,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
             filter_stood: false,
             filter_losses,
             complaints: Vec::new(),
+            observer,
         };
         thread::Builder::new().name("reconciler".to_owned()).spawn(move || reconciler.run())?;
         Ok(handle)
@@ -125,13 +127,13 @@ impl<K: Kernel + 'static> Reconciler<K> {
             }
             last = (generation, desired);
             let outcome = self.round(wanted.as_ref());
-            if outcome != Outcome::Unreadable {
+            if outcome != RoundOutcome::Unreadable {
                 unreadable_for = RETRY_FIRST;
             }
             match outcome {
                 // Observe again soon: the result may differ from what we intended.
-                Outcome::Changed => self.rest(PAUSE, PAUSE, generation),
-                Outcome::Unchanged => {
+                RoundOutcome::Changed => self.rest(PAUSE, PAUSE, generation),
+                RoundOutcome::Unchanged => {
                     let until_retry = self
                         .backoff
                         .next()
@@ -140,7 +142,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
                     let period = if is_whole { PERIOD } else { RETRY };
                     self.rest(PAUSE, until_retry.unwrap_or(period).min(period), generation);
                 }
-                Outcome::Unreadable => {
+                RoundOutcome::Unreadable => {
                     self.rest(unreadable_for, unreadable_for, generation);
                     unreadable_for = (unreadable_for * 2).min(RETRY_LAST);
                 }
@@ -176,7 +178,15 @@ impl<K: Kernel + 'static> Reconciler<K> {
     }
 
     /// One round: observe, diff, execute.
-    fn round(&mut self, wanted: Option<&(Generation, Arc<Desired>)>) -> Outcome {
+    fn round(&mut self, wanted: Option<&(Generation, Arc<Desired>)>) -> RoundOutcome {
+        let begin = Instant::now();
+        let (outcome, report) = self.reconcile(wanted);
+        let (done, failed) = (report.done.len(), report.failures.len());
+        self.observer.reconciled(&Round { outcome, took: begin.elapsed(), done, failed });
+        outcome
+    }
+
+    fn reconcile(&mut self, wanted: Option<&(Generation, Arc<Desired>)>) -> (RoundOutcome, Report) {
         let (generation, desired) = wanted.cloned().unwrap_or_default();
         let observed = match self.kernel.observe(&sandboxes(&desired)) {
             Ok(observed) => Arc::new(observed),
@@ -187,12 +197,12 @@ impl<K: Kernel + 'static> Reconciler<K> {
                     &Observed::default(),
                     Some(Arc::new(error)),
                 );
-                return Outcome::Unreadable;
+                return (RoundOutcome::Unreadable, Report::default());
             }
         };
         self.observed.send_replace(observed.clone());
         if wanted.is_none() {
-            return Outcome::Unchanged;
+            return (RoundOutcome::Unchanged, Report::default());
         }
         let now = Instant::now();
         let mut plan = diff(&self.restricted(desired.clone(), &observed, now), &observed);
@@ -206,7 +216,9 @@ impl<K: Kernel + 'static> Reconciler<K> {
         self.backoff.note(&report, Instant::now());
         self.note_filter(&observed, &report);
         self.publish(generation, &report, &observed, None);
-        if report.done.is_empty() { Outcome::Unchanged } else { Outcome::Changed }
+        let outcome =
+            if report.done.is_empty() { RoundOutcome::Unchanged } else { RoundOutcome::Changed };
+        (outcome, report)
     }
 
     /// Counts how often something else removed the underlay filter, such as a firewall reload that

@@ -30,6 +30,7 @@ use crate::forwarding::ForwardingTables;
 use crate::forwarding_failure::ForwardingFailure;
 use crate::generation::Generation;
 use crate::kernel_error::KernelError;
+use crate::round::{ReplicatorRound, RoundObserver};
 use crate::table_cache::{CachedTables, TableCache};
 
 /// How old a table cache may be before the tables are read again.
@@ -196,25 +197,32 @@ struct Replicator {
     status: watch::Sender<Status>,
     known: BTreeMap<Vni, TableCache>,
     complaints: Vec<String>,
+    observer: Arc<dyn RoundObserver>,
 }
 
 /// Starts the thread.
 pub(crate) fn spawn(
     tables: Box<dyn ForwardingTables>,
     tier: Tier,
+    observer: Arc<dyn RoundObserver>,
 ) -> io::Result<(Arc<Post>, watch::Receiver<Status>)> {
-    let mut replicator = Replicator::new(tables, tier)?;
+    let mut replicator = Replicator::new(tables, tier, observer)?;
     let (post, status) = (replicator.post.clone(), replicator.status.subscribe());
     thread::Builder::new().name("replicator".to_owned()).spawn(move || replicator.run())?;
     Ok((post, status))
 }
 
 impl Replicator {
-    fn new(tables: Box<dyn ForwardingTables>, tier: Tier) -> io::Result<Self> {
+    fn new(
+        tables: Box<dyn ForwardingTables>,
+        tier: Tier,
+        observer: Arc<dyn RoundObserver>,
+    ) -> io::Result<Self> {
         let wake = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
         let post = Arc::new(Post { inbox: Mutex::default(), wake });
         let status = watch::Sender::new(Status::default());
-        Ok(Self { tables, tier, post, status, known: BTreeMap::new(), complaints: Vec::new() })
+        let (known, complaints) = (BTreeMap::new(), Vec::new());
+        Ok(Self { tables, tier, post, status, known, complaints, observer })
     }
 
     fn run(&mut self) {
@@ -258,6 +266,7 @@ impl Replicator {
         revision: Revision,
         desired: &Arc<Desired>,
     ) -> Option<Vec<ForwardingFailure>> {
+        let begin = Instant::now();
         let there: BTreeSet<Vni> = desired.segments.keys().copied().collect();
         self.known.retain(|vni, _| there.contains(vni));
         self.tables.retain(&there);
@@ -277,11 +286,15 @@ impl Replicator {
             self.publish(generation, revision, false, failed);
             is_done = self.proceed(generation, &mut works, Work::all);
         }
+        let mut made = 0;
         for work in works {
+            made += work.made.saturating_sub(work.failures.len());
             failures.extend(work.failures.iter().cloned());
             let vni = work.vni;
             self.known.extend(work.known(desired, self.tier).map(|known| (vni, known)));
         }
+        let (took, failed) = (begin.elapsed(), failures.len());
+        self.observer.replicated(&ReplicatorRound { took, made, failed });
         is_done.then_some(failures)
     }
 

@@ -2,6 +2,7 @@
 
 mod backup_querier;
 mod counts;
+mod counters;
 mod early_joins;
 mod execute;
 mod facts;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use counts::{Counting, CountsWanted, send_probe};
+pub use counters::segment_counters;
 pub use facts::{Facts, FactsWanted, Subject, facts};
 use forwarding::LinuxForwarding;
 pub use group_members::group_members;

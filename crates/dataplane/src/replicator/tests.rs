@@ -55,7 +55,8 @@ fn is_as_wanted(fake: &FakeForwarding, desired: &Desired) -> bool {
 #[test]
 fn additions_precede_removals_and_a_newer_state_preempts_removals() {
     let fake = FakeForwarding::default();
-    let mut replicator = Replicator::new(Box::new(fake.clone()), Tier::VxlanMdb).unwrap();
+    let mut replicator =
+        Replicator::new(Box::new(fake.clone()), Tier::VxlanMdb, Arc::new(())).unwrap();
     let before = desired([0..2000, 0..0]);
     assert!(replicator.round(Generation(1), Revision(0), &before).is_some());
     assert!(is_as_wanted(&fake, &before));
@@ -81,7 +82,8 @@ fn additions_precede_removals_and_a_newer_state_preempts_removals() {
 #[test]
 fn preemption_never_leaves_an_entry_with_only_some_of_its_remotes() {
     let fake = FakeForwarding::default();
-    let mut replicator = Replicator::new(Box::new(fake.clone()), Tier::VxlanMdb).unwrap();
+    let mut replicator =
+        Replicator::new(Box::new(fake.clone()), Tier::VxlanMdb, Arc::new(())).unwrap();
     let vni = Vni::new(7).unwrap();
     let none = desired([0..0, 0..0]);
     let mut some = Desired::clone(&desired([0..300, 0..0]));
