@@ -13,6 +13,31 @@ pub(super) enum DriverCall {
     Ipam(IpamCall),
 }
 
+impl DriverCall {
+    /// Its method, as in its path.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Network(call) => match call {
+                NetworkCall::AllocateNetwork => "NetworkDriver.AllocateNetwork",
+                NetworkCall::FreeNetwork => "NetworkDriver.FreeNetwork",
+                NetworkCall::CreateNetwork => "NetworkDriver.CreateNetwork",
+                NetworkCall::DeleteNetwork => "NetworkDriver.DeleteNetwork",
+                NetworkCall::CreateEndpoint => "NetworkDriver.CreateEndpoint",
+                NetworkCall::DeleteEndpoint => "NetworkDriver.DeleteEndpoint",
+                NetworkCall::Join => "NetworkDriver.Join",
+                NetworkCall::Leave => "NetworkDriver.Leave",
+                NetworkCall::EndpointInfo => "NetworkDriver.EndpointOperInfo",
+            },
+            Self::Ipam(call) => match call {
+                IpamCall::RequestPool => "IpamDriver.RequestPool",
+                IpamCall::ReleasePool => "IpamDriver.ReleasePool",
+                IpamCall::RequestAddress => "IpamDriver.RequestAddress",
+                IpamCall::ReleaseAddress => "IpamDriver.ReleaseAddress",
+            },
+        }
+    }
+}
+
 /// A call of `/NetworkDriver`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NetworkCall {

@@ -21,6 +21,7 @@ mod error;
 mod fuzz;
 mod ipam;
 mod network;
+mod observer;
 mod router;
 mod scope;
 mod server;
@@ -38,7 +39,8 @@ pub use network::{
     AddressPool, AllocateNetwork, CreateEndpoint, CreateNetwork, CreatedInterface, EndpointKey,
     Join, JoinReply, StaticRoute,
 };
-pub use router::{PluginLimits, router, router_with_limits};
+pub use observer::CallObserver;
+pub use router::{PluginLimits, observed_router, router, router_with_limits};
 pub use scope::Scope;
 pub use server::serve;
 pub use socket::{BindError, Socket, SocketState, bind};

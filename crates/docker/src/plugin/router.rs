@@ -22,6 +22,7 @@ use super::driver::{IpamDriver, NetworkDriver};
 use super::error::DriverError;
 use super::ipam::{self, PoolId, ReleaseAddress, RequestAddress, RequestPool};
 use super::network::{AllocateNetwork, CreateEndpoint, CreateNetwork, EndpointKey, Join};
+use super::observer::CallObserver;
 use super::scope::Scope;
 use super::wire::FromBody;
 use crate::one_line;
@@ -61,8 +62,26 @@ pub fn router_with_limits<D: NetworkDriver + IpamDriver>(
     scope: Scope,
     limits: PluginLimits,
 ) -> Router {
-    let plugin =
-        Plugin { driver, scope, limits, permits: Arc::new(Semaphore::new(limits.in_flight)) };
+    make_router(driver, scope, limits, Arc::new(()))
+}
+
+/// As [`router`], with an observer of the calls.
+pub fn observed_router<D: NetworkDriver + IpamDriver>(
+    driver: Arc<D>,
+    scope: Scope,
+    observer: Arc<dyn CallObserver>,
+) -> Router {
+    make_router(driver, scope, PluginLimits::default(), observer)
+}
+
+fn make_router<D: NetworkDriver + IpamDriver>(
+    driver: Arc<D>,
+    scope: Scope,
+    limits: PluginLimits,
+    observer: Arc<dyn CallObserver>,
+) -> Router {
+    let permits = Arc::new(Semaphore::new(limits.in_flight));
+    let plugin = Plugin { driver, scope, limits, permits, observer };
     Router::new().fallback(answer::<D>).with_state(Arc::new(plugin))
 }
 
@@ -71,6 +90,7 @@ struct Plugin<D> {
     scope: Scope,
     limits: PluginLimits,
     permits: Arc<Semaphore>,
+    observer: Arc<dyn CallObserver>,
 }
 
 /// Answers every request. It reads raw bytes because axum's `Json` requires a `Content-Type`, which
@@ -155,6 +175,7 @@ impl<D: NetworkDriver + IpamDriver> Plugin<D> {
         }
         .await;
         let duration = started.elapsed();
+        self.observer.answered(call.name(), outcome.is_ok(), duration);
         match outcome {
             Ok(value) => {
                 debug!(call = name, ?duration, "plugin call done");
