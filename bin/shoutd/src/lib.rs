@@ -6,6 +6,7 @@ pub mod app;
 pub mod docker;
 pub mod ipam;
 pub mod membership;
+pub mod metrics;
 pub mod names;
 pub mod plane;
 pub mod probes;

@@ -89,6 +89,14 @@ pub fn settings(arguments: &StartArguments, status: &Status) -> Vec<String> {
                 .to_owned(),
         );
     }
+    if let (Some(wanted), Some(has)) = (arguments.metrics_address, status.metrics_address)
+        && wanted != has
+    {
+        unmet.push(format!(
+            "the running daemon has --metrics-address {has}, not {wanted}; to change that, stop it \
+             (shoutdctl stop) and start it again with --metrics-address"
+        ));
+    }
     let paths: [(&str, &Path, &str, &Path); 3] = [
         ("--data-dir", &arguments.data_dir, DATA_DIRECTORY, &status.data_directory),
         ("--docker-socket", &arguments.docker_socket, DOCKER_SOCKET, &status.docker_socket),
@@ -121,7 +129,7 @@ mod tests {
         let status = json!({
             "version": "0.1.0", "pid": 7, "host": "00000000000000a1", "name": "h1",
             "address": "10.0.0.1:7789", "underlay_mtu": 1500, "replication": "vxlan-mdb",
-            "tunnel_probes": true,
+            "tunnel_probes": true, "metrics_address": "127.0.0.1:7790",
             "membership": {"state": "member"}, "role": "leader", "hosts": 1, "networks": 0,
             "endpoints": 0, "docker": {"state": "serving", "detail": "20.10"},
             "docker_socket": "/var/run/docker.sock", "data_directory": "/srv/shoutd",
@@ -135,9 +143,11 @@ mod tests {
     fn settings_that_a_running_daemon_ignores_are_reported() {
         assert_eq!(unmet(&[]), "", "an argument that was not given does not differ");
         assert_eq!(unmet(&["--replication=vxlan-mdb", "--data-dir=/srv/shoutd"]), "");
+        assert_eq!(unmet(&["--metrics-address=127.0.0.1"]), "");
         for (option, words) in [
             ("--replication=flood", ["vxlan-mdb", "not by flood"]),
             ("--no-tunnel-probes", ["probes its tunnels", "start it again"]),
+            ("--metrics-address=none", ["127.0.0.1:7790, not none", "start it again"]),
             ("--data-dir=/srv/other", ["/srv/shoutd", "/srv/other"]),
             ("--docker-socket=/run/d.sock", ["/var/run/docker.sock", "/run/d.sock"]),
             ("--plugin-socket=/run/p.sock", ["/run/docker/plugins/shoutd.sock", "/run/p.sock"]),

@@ -15,6 +15,7 @@ pub use file::{TOKEN_FILE_BYTES_MAX, read_at_most};
 pub use hide::hide_token;
 pub use refuse::refuse;
 use shoutd_core::address::parse_address;
+use shoutd_core::metrics_address::MetricsAddress;
 use shoutd_core::own_address::AddressRule;
 use shoutd_core::plane::{DeviceName, Tier};
 use shoutd_core::view::{CONTROL_SOCKET, DATA_DIRECTORY, RUN_DIRECTORY};
@@ -84,6 +85,11 @@ pub struct StartArguments {
     #[arg(long)]
     pub no_tunnel_probes: bool,
 
+    /// Address at which this host serves its metrics to Prometheus, or none [default:
+    /// 127.0.0.1:7790]. Whoever reaches it can read them
+    #[arg(long, value_name = "ADDRESS", value_parser = str::parse::<MetricsAddress>)]
+    pub metrics_address: Option<MetricsAddress>,
+
     /// Directory of the daemon's persistent data
     #[arg(long, value_name = "DIR", default_value = DATA_DIRECTORY)]
     pub data_dir: PathBuf,
@@ -102,6 +108,9 @@ const INTERFACE_OPTION: &str = "--advertise-interface";
 
 /// The option that turns tunnel probes off.
 const NO_PROBES_OPTION: &str = "--no-tunnel-probes";
+
+/// The option with the address of the metrics.
+const METRICS_OPTION: &str = "--metrics-address";
 
 /// Default of `--docker-socket`.
 pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
@@ -149,6 +158,9 @@ impl StartArguments {
         }
         if self.no_tunnel_probes {
             line.push(NO_PROBES_OPTION.into());
+        }
+        if let Some(address) = self.metrics_address {
+            line.push(format!("{METRICS_OPTION}={address}").into());
         }
         let mut path =
             |option: &str, path: &Path| line.extend([OsString::from(option), path.into()]);

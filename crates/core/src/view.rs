@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::events::Event;
+use crate::metrics_address::MetricsAddress;
 use crate::multicast::SourceFilter;
 use crate::tunnel::TunnelState;
 use crate::{ClusterId, EndpointId, Fingerprint, HostId, MacAddress, NetworkId, Vni};
@@ -138,6 +139,9 @@ pub struct Status {
     /// Whether it probes its tunnels.
     #[serde(default)]
     pub tunnel_probes: bool,
+    /// Where it serves its metrics; `None` if it is older than that.
+    #[serde(default)]
+    pub metrics_address: Option<MetricsAddress>,
     /// Whether it is a member of a cluster.
     pub membership: Membership,
     /// The cluster's id.

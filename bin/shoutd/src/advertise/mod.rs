@@ -3,6 +3,7 @@
 //! `shoutd_core::advertise` decides what to send to which peer, and what to accept from it. This
 //! module only does the I/O.
 
+mod join_times;
 mod outbound;
 mod route;
 mod show;
@@ -29,6 +30,7 @@ use crate::api::events::Events;
 use crate::app::condition::met;
 use crate::app::local_state::LocalState;
 use crate::membership::agreement::Agreement;
+use crate::metrics::Meters;
 use crate::plane::Plane;
 
 /// How long a starting container waits until the peers have its endpoint and this host has theirs.
@@ -70,6 +72,7 @@ pub struct Advertiser {
     /// Accepted advertisements of the peers, for the data plane.
     heard: watch::Sender<Arc<PeerStates>>,
     events: Arc<Events>,
+    meters: Meters,
     /// Signaled when there may be something to send to a peer.
     news: Notify,
     /// Signaled when a peer has acknowledged or advertised something.
@@ -87,6 +90,7 @@ pub struct Advertising {
 
 impl Advertiser {
     /// Does not start anything yet. The data plane follows `heard`.
+    #[expect(clippy::too_many_arguments, reason = "one for each service that it uses")]
     pub fn new(
         agreement: Agreement,
         local: Arc<LocalState>,
@@ -95,6 +99,7 @@ impl Advertiser {
         local_memberships: LocalMemberships,
         heard: watch::Sender<Arc<PeerStates>>,
         events: Arc<Events>,
+        meters: Meters,
     ) -> Self {
         Self {
             agreement,
@@ -106,6 +111,7 @@ impl Advertiser {
             state: Mutex::default(),
             heard,
             events,
+            meters,
             news: Notify::new(),
             progress: watch::Sender::new(()),
         }

@@ -12,8 +12,10 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::join_times::joins;
 use super::state::Direction;
 use super::{Advertiser, route};
+use crate::metrics::Exchange;
 
 /// Deadline of one message: longer than the peer waits for its kernel (`APPLY_DEADLINE`), and long
 /// enough to open the connection.
@@ -89,6 +91,8 @@ impl Advertiser {
         state.inbound.track(&cluster, expectations(&cluster, me, &content), self.now());
         self.publish_all(&mut state);
         let audience = audience(&cluster, me, &content, &self.heard.borrow());
+        let joins = joins(&state.content, &content);
+        state.join_times.joined(&joins, &audience, self.now());
         state.outbound.address(&cluster, me, audience, rand::random);
         state.note_excesses(excesses);
         state.content = content;
@@ -129,6 +133,12 @@ impl Advertiser {
         if let Some(fault) = fault {
             state.note_fault(host, Direction::Out, fault, &cluster, now);
         }
+        self.meters.sent(match &answer {
+            Ok(Reply::Has { .. }) => Exchange::Accepted,
+            Ok(Reply::WantSnapshot | Reply::Over | Reply::TooOften { .. }) => Exchange::Deferred,
+            Err(CallError::Refused { .. }) => Exchange::Refused,
+            Err(_) => Exchange::Unanswered,
+        });
         if let Ok(Reply::Has { rejections, .. }) = &answer {
             self.note_rejections(&mut state, host, Direction::Out, rejections.clone());
         }
@@ -137,6 +147,11 @@ impl Advertiser {
                 state.outbound.refused(host, now);
             }
             answer => state.outbound.answered(host, answer.ok(), rand::random(), now),
+        }
+        if state.outbound.has_all(host)
+            && let Some(took) = state.join_times.acknowledged(host, now)
+        {
+            self.meters.joined(took);
         }
         self.publish(&mut state, [host]);
         self.signal_progress();

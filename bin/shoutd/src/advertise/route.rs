@@ -1,7 +1,7 @@
 //! Receives the peers' advertisements.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::State;
 use axum::routing::post;
@@ -12,6 +12,7 @@ use shoutd_peer::{Caller, Rejection};
 
 use super::Advertiser;
 use super::state::Direction;
+use crate::metrics::Exchange;
 
 /// Path to which peers post their advertisements.
 pub const PATH: &str = "/v1/announce";
@@ -31,8 +32,18 @@ async fn receive(
     Extension(caller): Extension<Caller>,
     Json(message): Json<Message>,
 ) -> Result<Json<Reply>, Rejection> {
-    let (reply, changed) = advertiser.receive(caller.host, &message)?;
+    let received = advertiser.receive(caller.host, &message);
+    advertiser.meters.received(match &received {
+        Ok((Reply::Has { .. }, _)) => Exchange::Accepted,
+        Ok(_) | Err(Rejection::Busy { .. }) => Exchange::Deferred,
+        Err(_) => Exchange::Refused,
+    });
+    let (reply, changed) = received?;
+    let begin = Instant::now();
     advertiser.plane.settle_networks(&changed, APPLY_DEADLINE).await;
+    if !changed.is_empty() {
+        advertiser.meters.applied(begin.elapsed());
+    }
     Ok(Json(reply))
 }
 

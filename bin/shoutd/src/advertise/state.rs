@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::join_times::JoinTimes;
 use shoutd_core::HostId;
 use shoutd_core::advertise::{
     ClaimValidation, Content, InboundSessions, OutboundSessions, OverLimit, PeerStates,
@@ -33,6 +34,8 @@ pub struct State {
     pub excesses: Vec<OverLimit>,
     /// Sessions that send this host's advertisement.
     pub outbound: OutboundSessions,
+    /// How long peers take to acknowledge joins.
+    pub join_times: JoinTimes,
     /// Sessions that receive the peers' advertisements.
     pub inbound: InboundSessions,
     /// Validation of the peers' claims.

@@ -18,6 +18,7 @@ use shoutd_core::health::{FRESH, HostHealth};
 use shoutd_core::joining::{PeerCheck, PeerStanding};
 use shoutd_core::limits::HOSTS_MAX;
 use shoutd_core::local::Local;
+use shoutd_core::metrics_address::MetricsAddress;
 use shoutd_core::own_address::AddressRule;
 use shoutd_core::plane::{Tier, unkept_networks};
 use shoutd_core::removal::{Removed, objection};
@@ -74,6 +75,10 @@ pub struct Views {
     pub underlay: watch::Receiver<UnderlayInterface>,
     /// The problem of the underlay, if it has one.
     pub underlay_problem: watch::Receiver<Option<String>>,
+    /// Where metrics are served.
+    pub metrics_address: MetricsAddress,
+    /// Why they are not served, if they should be.
+    pub metrics_problem: watch::Receiver<Option<String>>,
     /// How multicast is replicated.
     pub replication: Tier,
     /// State, kernel and engine.
@@ -111,6 +116,7 @@ impl Views {
         problems.extend(cluster.overlap_problems(self.services.agreement.me).into_values());
         problems.extend(consensus.fault.clone());
         problems.extend(self.underlay_problem.borrow().clone());
+        problems.extend(self.metrics_problem.borrow().clone());
         problems.extend(self.services.agreement.consensus().troubles());
         problems.extend(
             taken(&cluster, &self.services.local.get(), self.services.agreement.me)
@@ -129,6 +135,7 @@ impl Views {
             agreed_ago: consensus.leader_heard,
             replication: self.replication.name().to_owned(),
             tunnel_probes: self.services.prober.sends(),
+            metrics_address: Some(self.metrics_address),
             membership: self.services.agreement.membership(),
             cluster: cluster.id,
             role: role(&consensus).to_owned(),

@@ -45,6 +45,7 @@ use crate::membership::formation::Formation;
 use crate::membership::leaving::Leaving;
 use crate::membership::tokens::{self, Tokens};
 use crate::membership::{enrollment, renewal};
+use crate::metrics::{self, Collector, Served};
 use crate::names::{HostsFiles, Learner, Resolvers};
 use crate::plane::{NAMESPACES, underlay};
 use crate::probes;
@@ -96,6 +97,7 @@ struct Parts {
     swarm: Arc<SwarmFollower>,
     peer_router: Router,
     underlay_problem: watch::Sender<Option<String>>,
+    metrics: Served,
     moved: watch::Sender<Option<IpAddr>>,
 }
 
@@ -112,6 +114,7 @@ impl Daemon {
     /// Builds the parts. Nothing runs yet, except the data plane's threads.
     fn build(&self, kernel: LinuxKernel) -> Result<Built> {
         let (underlay_problem, underlay_seen) = watch::channel(None);
+        let (metrics_problem, metrics_seen) = watch::channel(None);
         let (membership, member) =
             watch::channel(Membership::Joining("it has only just started".to_owned()));
         let (engine_state, engine_seen) = watch::channel(view::Engine::Absent(
@@ -130,7 +133,12 @@ impl Daemon {
         });
         let (agreement, credentials) = (services.agreement.clone(), self.credentials.clone());
         let control = Arc::new(Control {
-            views: self.views(&services, &mirrors, &swarm, (underlay_seen, engine_seen)),
+            views: self.views(
+                &services,
+                &mirrors,
+                &swarm,
+                (underlay_seen, metrics_seen, engine_seen),
+            ),
             tokens: Tokens::new(agreement.clone(), credentials.clone(), &self.data_directory),
             held_token: self.token.clone(),
             waiting: waiting.clone(),
@@ -156,6 +164,11 @@ impl Daemon {
             compared,
         };
         let learner = Learner { services: services.clone(), compared: comparisons };
+        let metrics = Served {
+            address: self.metrics_address,
+            source: Arc::new(Collector::new(control.clone(), &services.meters)),
+            problem: metrics_problem,
+        };
         let parts = Parts {
             services,
             leaving,
@@ -165,18 +178,21 @@ impl Daemon {
             swarm,
             peer_router,
             underlay_problem,
+            metrics,
             moved: watch::channel(None).0,
         };
         Ok(Built { formation, owners, parts })
     }
 
-    /// What the control server shows, with the problems of the underlay and the engine's state.
+    /// What the control server shows, with the problems of the underlay and of the metrics, and the
+    /// engine's state.
     fn views(
         &self,
         services: &Services,
         mirrors: &Arc<Mirrors>,
         swarm: &Arc<SwarmFollower>,
-        (underlay_problem, engine_state): (
+        (underlay_problem, metrics_problem, engine_state): (
+            watch::Receiver<Option<String>>,
             watch::Receiver<Option<String>>,
             watch::Receiver<view::Engine>,
         ),
@@ -190,6 +206,8 @@ impl Daemon {
             plugin_socket: self.plugin_path.clone(),
             underlay: self.underlay.subscribe(),
             underlay_problem,
+            metrics_address: self.metrics_address,
+            metrics_problem,
             replication: self.capabilities.tier,
             services: services.clone(),
             mirrors: mirrors.clone(),
@@ -255,12 +273,18 @@ impl Daemon {
         let driver = Arc::new(Driver::new(services.clone(), parts.follower.state.subscribe()));
         let serve =
             |socket, router| sockets::serve(socket, router, services.events.clone(), stop.clone());
-        let router = plugin::router(driver.clone(), Scope::Local);
+        let observed = |driver, scope| {
+            plugin::observed_router(driver, scope, Arc::new(services.meters.clone()))
+        };
+        let router = observed(driver.clone(), Scope::Local);
         tasks.spawn("plugin server", serve(self.plugin_socket, router));
         if let Some(socket) = self.swarm_socket {
-            tasks.spawn("Swarm plugin server", serve(socket, plugin::router(driver, Scope::Swarm)));
+            tasks.spawn("Swarm plugin server", serve(socket, observed(driver, Scope::Swarm)));
         }
         tasks.spawn("control server", serve(self.control_socket, control::router(parts.control)));
+        let mut observed = services.plane.watch_observed();
+        let observed = async move { _ = observed.changed().await };
+        tasks.spawn("metrics server", metrics::serve(parts.metrics, observed, stop.clone()));
         let consensus = self.consensus.clone();
         let server = self.server.refusing(move |host| consensus.has_left(host));
         let until = stop.clone().cancelled_owned();

@@ -10,6 +10,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use shoutd_cli::{Directories, StartArguments};
 use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Store, remedy};
 use shoutd_core::HostId;
+use shoutd_core::metrics_address::MetricsAddress;
 use shoutd_core::own_address::AddressChoice;
 use shoutd_core::swarm;
 use shoutd_core::view::Membership;
@@ -34,6 +35,7 @@ use crate::membership::agreement::Agreement;
 use crate::membership::enrollment::{Applicant, HeldToken};
 use crate::membership::formation::Formation;
 use crate::membership::renewal;
+use crate::metrics::Meters;
 use crate::plane::{Plane, underlay};
 use crate::probes::Prober;
 
@@ -58,6 +60,7 @@ pub(super) struct Daemon {
     pub(super) plugin_path: PathBuf,
     pub(super) capabilities: Capabilities,
     pub(super) sends_probes: bool,
+    pub(super) metrics_address: MetricsAddress,
 }
 
 impl Daemon {
@@ -126,6 +129,7 @@ impl Daemon {
             plugin_path: arguments.plugin_socket.clone(),
             capabilities,
             sends_probes: !arguments.no_tunnel_probes,
+            metrics_address: arguments.metrics_address.unwrap_or_default(),
         })
     }
 
@@ -135,9 +139,11 @@ impl Daemon {
         kernel: LinuxKernel,
         member: watch::Receiver<Membership>,
     ) -> Result<(Services, Owners)> {
-        let agreement =
-            Agreement::new(self.consensus.identity().host(), self.consensus.clone(), member);
-        let reconciler = Reconciler::spawn(kernel, self.capabilities.tier)
+        let meters = Meters::default();
+        let me = self.consensus.identity().host();
+        let agreement = Agreement::new(me, self.consensus.clone(), member, meters.clone());
+        let observer = Arc::new(meters.clone());
+        let reconciler = Reconciler::spawn_observed(kernel, self.capabilities.tier, observer)
             .context("cannot start the data plane's thread")?;
         let (heard, hearing) = watch::channel(Arc::default());
         let local_memberships = LocalMemberships {
@@ -162,6 +168,7 @@ impl Daemon {
             local_memberships,
             heard,
             events.clone(),
+            meters.clone(),
         );
         let (claims, pending_claims) = Claims::new();
         let advertiser = Arc::new(advertiser);
@@ -172,6 +179,7 @@ impl Daemon {
             advertiser.clone(),
             self.peers.clone(),
             self.sends_probes,
+            meters.clone(),
         );
         let services = Services {
             plane,
@@ -184,6 +192,7 @@ impl Daemon {
                 events.clone(),
             )),
             events,
+            meters,
             agreement,
             local: self.local.clone(),
             peers: self.peers.clone(),

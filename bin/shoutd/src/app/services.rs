@@ -13,6 +13,7 @@ use crate::docker::in_flight::InFlight;
 use crate::docker::pending_removals::PendingRemovals;
 use crate::ipam::claims::{Claims, Pending};
 use crate::membership::agreement::Agreement;
+use crate::metrics::Meters;
 use crate::plane::{Applier, Plane};
 use crate::probes::Prober;
 
@@ -50,4 +51,6 @@ pub struct Services {
     pub removals: Arc<PendingRemovals>,
     /// Events for `shoutdctl events`.
     pub events: Arc<Events>,
+    /// Counters and histograms.
+    pub meters: Meters,
 }

@@ -2,7 +2,7 @@
 //! a deadline.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shoutd_consensus::{Consensus, ProposeError};
 use shoutd_core::cluster::{Cluster, Command, Outcome, WantedAddress};
@@ -12,6 +12,7 @@ use shoutd_core::{HostId, NetworkId};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::app::condition::met;
+use crate::metrics::Meters;
 
 /// Handle to agreed state.
 #[derive(Debug, Clone)]
@@ -21,6 +22,7 @@ pub struct Agreement {
     consensus: Arc<Consensus>,
     membership: watch::Receiver<Membership>,
     lease_gate: Arc<RwLock<()>>,
+    meters: Meters,
 }
 
 /// Why a proposal failed.
@@ -50,8 +52,9 @@ impl Agreement {
         me: HostId,
         consensus: Arc<Consensus>,
         membership: watch::Receiver<Membership>,
+        meters: Meters,
     ) -> Self {
-        Self { me, consensus, membership, lease_gate: Arc::default() }
+        Self { me, consensus, membership, lease_gate: Arc::default(), meters }
     }
 
     /// Agreed state, as far as it is applied on this host.
@@ -112,7 +115,15 @@ impl Agreement {
         command: Command,
         deadline: Duration,
     ) -> Result<Outcome, AgreementError> {
-        Ok(self.consensus.propose(command, deadline).await?)
+        let begin = Instant::now();
+        let proposed = self.consensus.propose(command, deadline).await;
+        let result = match &proposed {
+            Ok(_) => "committed",
+            Err(ProposeError::Refused(_)) => "refused",
+            Err(_) => "failed",
+        };
+        self.meters.proposed(result, begin.elapsed());
+        Ok(proposed?)
     }
 
     /// Prevents surplus leases from being returned while this is held: from before an address is

@@ -20,7 +20,7 @@ use shoutd_core::plane::{
 };
 use shoutd_core::stale::Interface;
 use shoutd_core::{EndpointId, NetworkId, Vni};
-use shoutd_dataplane::{ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
+use shoutd_dataplane::{AllMemberships, ReconcilerHandle, Scope, UnderlayInterface, Unsettled};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -161,6 +161,21 @@ impl Plane {
     /// Follows what the kernel has.
     pub fn watch_observed(&self) -> watch::Receiver<Arc<Observed>> {
         self.reconciler.watch_observed()
+    }
+
+    /// The desired state that was applied last; `None` on a host that is not a member yet.
+    pub fn desired(&self) -> Option<Arc<Desired>> {
+        self.requests.current().map(|(desired, _)| desired)
+    }
+
+    /// The memberships of each network's containers on this host.
+    pub fn memberships(&self) -> AllMemberships {
+        self.reconciler.memberships().borrow().clone()
+    }
+
+    /// How often another program removed the underlay filter.
+    pub fn filter_losses(&self) -> u64 {
+        *self.reconciler.filter_losses().borrow()
     }
 
     /// Follows the interface that has the advertise address.

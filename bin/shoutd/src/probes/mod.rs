@@ -24,6 +24,7 @@ use tracing::debug;
 use crate::advertise::Advertiser;
 use crate::app::local_state::LocalState;
 use crate::membership::agreement::Agreement;
+use crate::metrics::Meters;
 use crate::plane::{NAMESPACES, Plane};
 
 /// Path at which peers ask what this host hears of them.
@@ -45,6 +46,17 @@ pub struct Prober {
     /// Zero of the times in `tunnels`.
     begin: Instant,
     tunnels: Mutex<Tunnels>,
+    counts: Mutex<Counts>,
+    meters: Meters,
+}
+
+/// Probes since the daemon started.
+#[derive(Debug, Default)]
+struct Counts {
+    /// Sent, by network: one for all of its hosts.
+    sent: BTreeMap<Vni, u64>,
+    /// Received, by host of the cluster.
+    received: BTreeMap<HostId, u64>,
 }
 
 impl Prober {
@@ -56,9 +68,10 @@ impl Prober {
         advertiser: Arc<Advertiser>,
         peers: Client,
         sends: bool,
+        meters: Meters,
     ) -> Self {
-        let (begin, tunnels) = (Instant::now(), Mutex::default());
-        Self { agreement, local, plane, advertiser, peers, sends, begin, tunnels }
+        let (begin, tunnels, counts) = (Instant::now(), Mutex::default(), Mutex::default());
+        Self { agreement, local, plane, advertiser, peers, sends, begin, tunnels, counts, meters }
     }
 
     /// Whether this host sends probes.
@@ -74,6 +87,23 @@ impl Prober {
     /// What this host tells a peer that asks.
     pub fn report(&self, host: HostId) -> ProbeReport {
         self.tunnels.lock().report(host, self.begin.elapsed())
+    }
+
+    /// How many probes were sent on each network. Each goes to all hosts that have the network.
+    pub fn sent(&self) -> BTreeMap<Vni, u64> {
+        self.counts.lock().sent.clone()
+    }
+
+    /// How many probes came from each host.
+    pub fn received(&self) -> BTreeMap<HostId, u64> {
+        self.counts.lock().received.clone()
+    }
+
+    /// A probe came. Only hosts of the cluster have a count, so that forged ones make none.
+    fn count_received(&self, host: HostId) {
+        if self.agreement.cluster().hosts.contains_key(&host) {
+            *self.counts.lock().received.entry(host).or_default() += 1;
+        }
     }
 
     /// The tunnels that do not carry, one line each.
@@ -103,6 +133,7 @@ impl Prober {
             for probe in probes {
                 self.tunnels.lock().received(probe, self.begin.elapsed());
                 self.advertiser.note_tunnelled(probe.from);
+                self.count_received(probe.from);
             }
             if sent.is_some_and(|at| at.elapsed() < PROBE_INTERVAL) {
                 continue;
@@ -141,14 +172,19 @@ impl Prober {
     ) {
         let networks: BTreeSet<Vni> = shared.values().copied().collect();
         sockets.retain(&networks);
+        self.counts.lock().sent.retain(|vni, _| networks.contains(vni));
         let sources = networks.into_iter().filter_map(|vni| Some((vni, self.source(vni)?)));
         for (vni, source) in sources {
             for full in [false, true] {
                 let probe = Probe { from: self.agreement.me, run, number, full };
                 let content = serde_json::to_vec(&probe).unwrap_or_default();
-                if let Err(error) = sockets.send(vni, source, &content, full) {
+                match sockets.send(vni, source, &content, full) {
+                    Ok(()) => {
+                        *self.counts.lock().sent.entry(vni).or_default() += 1;
+                        self.meters.probed();
+                    }
                     // The reconciler names what is wrong with the device.
-                    debug!("cannot send a probe: {error}");
+                    Err(error) => debug!("cannot send a probe: {error}"),
                 }
             }
         }

@@ -24,6 +24,7 @@ use super::member::{Waiting, router};
 use super::wire::{Answer, Request};
 use crate::app::clock::now;
 use crate::membership::agreement::Agreement;
+use crate::metrics::Meters;
 
 /// Deadline of everything that must happen; long, because the machine may be busy.
 const SOON: Duration = Duration::from_secs(20);
@@ -66,7 +67,8 @@ impl Member {
         consensus.propose(Command::SetAuthority { authority: sealed }, SOON).await.unwrap();
 
         let (membership, member) = watch::channel(Membership::Member);
-        let agreement = Agreement::new(credentials.host(), consensus.clone(), member);
+        let agreement =
+            Agreement::new(credentials.host(), consensus.clone(), member, Meters::default());
         let waiting = Arc::new(Waiting::default());
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
