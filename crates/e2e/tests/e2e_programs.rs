@@ -1,6 +1,8 @@
 //! Programs that use multicast, in Debian's versions: virtual addresses, service discovery,
 //! multicast routing.
 
+#[path = "programs/prometheus.rs"]
+mod prometheus;
 #[path = "programs/ptp.rs"]
 mod ptp;
 
@@ -50,6 +52,11 @@ fn main() -> ExitCode {
             (
                 "linuxptp's slaves that send by unicast follow a master on another host",
                 ptp::unicast,
+            ),
+            ("Prometheus has the packets that were sent and saved", prometheus::scrape),
+            (
+                "metrics whose port is taken are served as soon as it is free",
+                prometheus::port_taken,
             ),
         ],
     )

@@ -14,7 +14,7 @@ const LONG_TESTS_PROGRAMS: [(&str, &str); 2] =
     [("/usr/bin/mmdebstrap", "mmdebstrap"), ("/usr/sbin/mke2fs", "e2fsprogs")];
 
 /// Programs that the lab runs, each with its package.
-const PROGRAMS: [(&str, &str); 29] = [
+const PROGRAMS: [(&str, &str); 31] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/docker", "docker.io"),
     ("/usr/bin/containerd", "containerd"),
@@ -40,6 +40,8 @@ const PROGRAMS: [(&str, &str); 29] = [
     ("/usr/bin/dbus-daemon", "dbus-daemon"),
     ("/usr/sbin/ptp4l", "linuxptp"),
     ("/usr/bin/faketime", "faketime"),
+    ("/usr/bin/prometheus", "prometheus"),
+    ("/usr/bin/promtool", "prometheus"),
     ("/usr/bin/java", "default-jre-headless"),
     ("/usr/share/java/jgroups.jar", "libjgroups-java"),
     ("/usr/bin/gssdp-discover", "gupnp-tools"),
