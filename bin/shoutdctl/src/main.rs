@@ -21,6 +21,7 @@ mod remove;
 mod show;
 mod start;
 mod stop;
+mod style;
 mod swarm_plugin;
 mod token;
 mod top;
@@ -90,6 +91,8 @@ enum Command {
     Top(top::Top),
     /// List what shoutd decided by itself on this host, newest first
     Events(show::Events),
+    /// Show what changes as it happens
+    Watch(show::Watch),
 }
 
 fn main() -> ExitCode {
@@ -135,6 +138,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Groups(groups) => groups.run(directories).await,
             Command::Top(top) => top.run(directories).await,
             Command::Events(events) => events.run(directories).await,
+            Command::Watch(watch) => watch.run(directories).await,
         };
         done.map(|()| ExitCode::SUCCESS)
     })

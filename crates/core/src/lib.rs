@@ -41,6 +41,7 @@ pub mod swarm;
 pub mod traffic;
 pub mod tunnel;
 pub mod view;
+pub mod watch;
 
 pub use id::{
     ClusterId, DockerNetworkId, EndpointId, Fingerprint, HostId, InvalidId, MacAddress, NetworkId,

@@ -244,3 +244,17 @@ pub const RATED_NETWORKS_MAX: usize = 256;
 
 /// The longest time for which rates are measured, in milliseconds.
 pub const RATED_MS_MAX: u64 = 10_000;
+
+/// Commands `shoutdctl watch` that a daemon serves at a time. Each costs a comparison whenever
+/// something changes.
+pub const WATCHERS_MAX: usize = 16;
+
+/// Lines of `shoutdctl watch` for what changes at once. Users do not read more.
+pub const NEWS_MAX: usize = 1000;
+
+/// How often the daemon tells a watcher that it is alive.
+pub const WATCH_BEAT: Duration = Duration::from_secs(1);
+
+/// How long a watcher hears nothing until it says that the daemon does not answer: several times
+/// [`WATCH_BEAT`], as a busy host may be late.
+pub const WATCH_SILENCE: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! `shoutdctl why`: faults are planted, and each must be named first.
+//! `shoutdctl why` and `watch`: faults are planted, and each must be named.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod why;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use shoutd_e2e::{Cluster, run_checks};
 
-use crate::why::{faults, hosts, packets};
+use crate::why::{faults, hosts, packets, watching};
 
 fn main() -> ExitCode {
     run_checks(
@@ -27,6 +27,8 @@ fn main() -> ExitCode {
             ("a probe is counted exactly while members come and go", packets::probes_are_exact),
             ("nothing is broken while members come and go", faults::members_come_and_go),
             ("what does not exist is said in one line", hosts::what_does_not_exist),
+            ("watch shows what happens", watching::what_happens_is_shown),
+            ("watch says when the daemon is silent", watching::a_daemon_that_does_not_answer),
         ],
     )
 }

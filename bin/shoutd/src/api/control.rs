@@ -13,19 +13,21 @@ use shoutd_core::events::Event;
 use shoutd_core::explain::{AskCounts, AskFacts, AskTrace, AskWhy, Explanation, HostFacts, Trace};
 use shoutd_core::health::HostHealth;
 use shoutd_core::joining::PeerCheck;
-use shoutd_core::limits::EVENTS_MAX;
+use shoutd_core::limits::{EVENTS_MAX, WATCHERS_MAX};
 use shoutd_core::rates::{AskRates, AskTop, HostRates, Top};
 use shoutd_core::view::{
     Applicant, Approve, AwaitNetwork, CheckPeers, Done, EndpointRow, Endpoints, Failure,
     ForgetNetwork, GroupMemberRow, GroupRow, HostRow, Membership, NetworkRow, NetworkStanding,
     OfferToken, RemoveHost, RotateToken, Status, TokenView,
 };
+use shoutd_core::watch::AskWatch;
 
 use crate::api::group_members::GROUP_MEMBERS;
 use crate::api::rates::RATES;
 use crate::api::rollout::Rollouts;
 use crate::api::trace::COUNTS;
 use crate::api::views::{ENDPOINTS, HEALTH, HELLO, Views};
+use crate::api::watch::Scenes;
 use crate::api::why::FACTS;
 use crate::app::clock::now;
 use crate::membership::enrollment::{HeldToken, Waiting};
@@ -48,6 +50,8 @@ pub struct Control {
     pub rollouts: Arc<Rollouts>,
     /// Makes this host leave the cluster.
     pub leaving: Arc<Leaving>,
+    /// What watchers see.
+    pub scenes: Arc<Scenes>,
 }
 
 /// An error as `shoutdctl` prints it.
@@ -82,6 +86,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/trace", post(trace))
         .route("/v1/top", post(top))
         .route("/v1/events", get(events))
+        .route("/v1/watch", post(watch))
         .route("/v1/token", get(show_token).post(rotate_token))
         .route("/v1/token/offer", post(offer_token))
         .route("/v1/peers/check", post(check_peers))
@@ -193,6 +198,19 @@ async fn own_rates(
 
 async fn events(State(control): State<Arc<Control>>) -> Json<Vec<Event>> {
     Json(control.views.services.events.newest(EVENTS_MAX))
+}
+
+async fn watch(
+    State(control): State<Arc<Control>>,
+    Json(asked): Json<AskWatch>,
+) -> Result<Response, Refused> {
+    let body = control.scenes.body(asked.after).ok_or_else(|| {
+        anyhow!(
+            "{WATCHERS_MAX} commands watch this host already; end one (`pgrep -a shoutdctl` lists \
+             them)"
+        )
+    })?;
+    Ok(body.into_response())
 }
 
 async fn show_token(State(control): State<Arc<Control>>) -> Answer<TokenView> {

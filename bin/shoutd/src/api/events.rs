@@ -28,6 +28,8 @@ pub struct Events {
     path: PathBuf,
     log: Mutex<EventLog>,
     noted: Notify,
+    /// Signaled after each event, for those who show them.
+    seen: Notify,
 }
 
 impl Events {
@@ -44,7 +46,7 @@ impl Events {
             EventLog::default()
         });
         log.shorten();
-        Self { path, log: Mutex::new(log), noted: Notify::new() }
+        Self { path, log: Mutex::new(log), noted: Notify::new(), seen: Notify::new() }
     }
 
     /// Records an event.
@@ -60,6 +62,12 @@ impl Events {
         }
         self.log.lock().note(now(), kind, subject, text);
         self.noted.notify_one();
+        self.seen.notify_waiters();
+    }
+
+    /// Waits for the next event.
+    pub async fn next(&self) {
+        self.seen.notified().await;
     }
 
     /// The last `count` events, newest first.

@@ -9,4 +9,5 @@ pub mod rates;
 pub mod rollout;
 pub mod trace;
 pub mod views;
+pub mod watch;
 pub mod why;

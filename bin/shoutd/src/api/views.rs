@@ -324,7 +324,8 @@ impl Views {
         rows
     }
 
-    async fn answers(&self, host: HostId, address: SocketAddr) -> bool {
+    /// Whether another host answers in time.
+    pub async fn answers(&self, host: HostId, address: SocketAddr) -> bool {
         let asked =
             self.services.peers.call_host::<_, ()>(host, address, HELLO, &(), PEER_DEADLINE);
         asked.await.is_ok()

@@ -144,6 +144,7 @@ impl Daemon {
             waiting: waiting.clone(),
             rollouts: rollouts.clone(),
             leaving: leaving.clone(),
+            scenes: Arc::default(),
         });
         let peer_router = self
             .consensus
@@ -281,6 +282,8 @@ impl Daemon {
         if let Some(socket) = self.swarm_socket {
             tasks.spawn("Swarm plugin server", serve(socket, observed(driver, Scope::Swarm)));
         }
+        let watching = parts.control.scenes.clone().run(parts.control.clone(), stop.clone());
+        tasks.spawn("watching", watching);
         tasks.spawn("control server", serve(self.control_socket, control::router(parts.control)));
         let mut observed = services.plane.watch_observed();
         let observed = async move { _ = observed.changed().await };

@@ -4,6 +4,7 @@ mod inspect;
 mod lists;
 mod status;
 mod trace;
+mod watch;
 mod why;
 
 use std::fmt::Display;
@@ -18,6 +19,7 @@ use shoutd_cli::Directories;
 use shoutd_core::view::{Membership, Status as StatusView};
 pub use status::Status;
 pub use trace::Trace;
+pub use watch::Watch;
 pub use why::Why;
 
 use crate::control;

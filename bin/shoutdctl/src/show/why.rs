@@ -1,7 +1,5 @@
 //! `shoutdctl why`.
 
-use std::env;
-use std::io::{IsTerminal, stdout};
 use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 
@@ -12,6 +10,7 @@ use shoutd_core::explain::{AskWhy, Explanation};
 
 use super::{Format, cell, table};
 use crate::control;
+use crate::style::bold;
 
 /// Say why multicast does not arrive: what is broken, where, and what to do
 #[derive(Debug, Clone, Args)]
@@ -124,15 +123,5 @@ pub fn print_cause(found: &Explanation, nothing: impl FnOnce() -> String) {
             }
         }
         None => println!("{}", bold(&cell(&nothing()))),
-    }
-}
-
-/// Bold on a terminal that wants colours (<https://no-color.org>).
-fn bold(text: &str) -> String {
-    let is_plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    if is_plain || !stdout().is_terminal() {
-        text.to_owned()
-    } else {
-        format!("\u{1b}[1m{text}\u{1b}[0m")
     }
 }

@@ -1,6 +1,8 @@
 //! Client of the daemon's control socket: HTTP/1.1 with JSON over a Unix socket that only root can
 //! use.
 
+mod lines;
+
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::{Method, Request, http::request};
 use hyper_util::rt::TokioIo;
+pub use lines::lines;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::Pid;
 use serde::Serialize;
@@ -158,10 +161,15 @@ async fn ask_raw(
     if is_success {
         return Ok(body);
     }
-    let failure: Result<Failure, _> = serde_json::from_slice(&body);
-    Err(ControlError::Refused(
-        failure.map_or_else(|_| String::from_utf8_lossy(&body).into_owned(), |f| f.error),
-    ))
+    Err(refusal(&body))
+}
+
+/// The error that the daemon sent.
+fn refusal(body: &[u8]) -> ControlError {
+    let failure: Result<Failure, _> = serde_json::from_slice(body);
+    ControlError::Refused(
+        failure.map_or_else(|_| String::from_utf8_lossy(body).into_owned(), |f| f.error),
+    )
 }
 
 /// The process id of the daemon: the peer of the control socket (`SO_PEERCRED`).
