@@ -16,12 +16,14 @@ mod control;
 mod moment;
 mod network;
 mod presence;
+mod programs;
 mod recovery;
 mod remove;
 mod show;
 mod start;
 mod stop;
 mod style;
+mod support;
 mod swarm_plugin;
 mod token;
 mod top;
@@ -93,6 +95,8 @@ enum Command {
     Events(show::Events),
     /// Show what changes as it happens
     Watch(show::Watch),
+    /// Write an archive for a bug report, without secrets
+    Support(support::Support),
 }
 
 fn main() -> ExitCode {
@@ -139,6 +143,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Top(top) => top.run(directories).await,
             Command::Events(events) => events.run(directories).await,
             Command::Watch(watch) => watch.run(directories).await,
+            Command::Support(support) => support.run(directories).await,
         };
         done.map(|()| ExitCode::SUCCESS)
     })

@@ -1,4 +1,4 @@
-//! `shoutdctl why` and `watch`: faults are planted, and each must be named.
+//! `shoutdctl why`, `watch` and `support`: faults are planted, and each must be named.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod why;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use shoutd_e2e::{Cluster, run_checks};
 
-use crate::why::{faults, hosts, packets, watching};
+use crate::why::{faults, hosts, packets, support, watching};
 
 fn main() -> ExitCode {
     run_checks(
@@ -29,6 +29,7 @@ fn main() -> ExitCode {
             ("what does not exist is said in one line", hosts::what_does_not_exist),
             ("watch shows what happens", watching::what_happens_is_shown),
             ("watch says when the daemon is silent", watching::a_daemon_that_does_not_answer),
+            ("an archive for a report has no secret", support::the_archive_has_no_secret),
         ],
     )
 }

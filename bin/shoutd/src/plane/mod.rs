@@ -15,6 +15,7 @@ use shoutd_core::cluster::Network;
 use shoutd_core::events::EventKind;
 use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::local::Endpoint;
+pub use shoutd_core::plane::NAMESPACES;
 use shoutd_core::plane::{
     Desired, DeviceName, MTU_OPTION, Observed, Underlay, mtu_excess, way_out_problem,
 };
@@ -31,9 +32,6 @@ use crate::api::events::Events;
 use crate::app::condition::{Unmet, met};
 use crate::app::local_state::LocalState;
 use crate::membership::agreement::Agreement;
-
-/// Directory of named network namespaces (ip-netns(8)).
-pub const NAMESPACES: &str = "/run/netns";
 
 /// How long Docker waits for an interface. Creating one takes milliseconds, or longer on a busy
 /// machine.

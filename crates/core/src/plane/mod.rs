@@ -81,7 +81,10 @@ pub const GROUPS_MAX: u32 = 65_536;
 /// (docs/adr/009).
 pub const MULTICAST_ROUTER_ALWAYS: u8 = 2;
 
-/// The name, under `/run/netns`, of the namespace of the network with this VNI.
+/// Where the namespaces of networks are, as `ip netns` shows them.
+pub const NAMESPACES: &str = "/run/netns";
+
+/// The name, in [`NAMESPACES`], of the namespace of the network with this VNI.
 pub fn namespace_name(vni: Vni) -> String {
     format!("shout-{vni}")
 }

@@ -13,6 +13,7 @@
 
 mod connection;
 mod containers;
+mod describe;
 mod error;
 mod events;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use std::time::Duration;
 pub use connection::ApiVersion;
 use connection::{Connection, Content};
 pub use containers::{ContainerId, ContainerNames, InvalidId, Started, StoppedContainer};
+pub use describe::Description;
 pub use error::{CreateNetworkError, EngineError, RemoveNetworkError};
 pub use events::{EventTime, NetworkAction, NetworkEvent, NetworkEvents};
 use hyper::Method;

@@ -3,6 +3,7 @@
 pub(crate) mod faults;
 pub(crate) mod hosts;
 pub(crate) mod packets;
+pub(crate) mod support;
 pub(crate) mod watching;
 
 use anyhow::{Context, Result, ensure};
