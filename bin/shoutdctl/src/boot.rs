@@ -18,7 +18,8 @@ use shoutd_cli::{Directories, EXIT_REMOVED, StartArguments, read_at_most};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-const UNIT: &str = "shoutd.service";
+/// The unit that runs the daemon.
+pub const UNIT: &str = "shoutd.service";
 
 /// The first line of every unit that shoutdctl writes. We touch no other unit.
 const MARK: &str = "# Written by `shoutdctl start`, and removed by `shoutdctl stop --leave`.";

@@ -13,6 +13,7 @@ macro_rules! println {
 mod backup;
 mod boot;
 mod control;
+mod doctor;
 mod moment;
 mod network;
 mod presence;
@@ -97,6 +98,8 @@ enum Command {
     Watch(show::Watch),
     /// Write an archive for a bug report, without secrets
     Support(support::Support),
+    /// Check this host before and after the installation, and say what to do
+    Doctor(doctor::Doctor),
 }
 
 fn main() -> ExitCode {
@@ -106,13 +109,15 @@ fn main() -> ExitCode {
         Err(error) => return shoutd_cli::refuse::<Arguments>(&error),
     };
     shoutd_cli::hide_token();
-    match run(arguments) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("shoutdctl: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    let failure = match &arguments.command {
+        // 1 means that there are warnings only.
+        Command::Doctor(_) => doctor::EXIT_ERRORS.into(),
+        _ => ExitCode::FAILURE,
+    };
+    run(arguments).unwrap_or_else(|error| {
+        eprintln!("shoutdctl: {error:#}");
+        failure
+    })
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
@@ -126,6 +131,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Status(status) => return status.run(directories).await,
             Command::Why(why) => return why.run(directories).await,
             Command::Trace(trace) => return trace.run(directories).await,
+            Command::Doctor(doctor) => return doctor.run(directories).await,
             Command::Start(start) => start.run(directories).await,
             Command::Stop(stop) => stop.run(directories).await,
             Command::Token(token) => token.run(directories).await,

@@ -5,6 +5,8 @@ use std::io::{IsTerminal, stdout};
 
 /// Bold text.
 const BOLD: &str = "1";
+/// Yellow text.
+const YELLOW: &str = "33";
 /// Bold red text.
 const RED: &str = "1;31";
 
@@ -26,4 +28,9 @@ pub fn bold(text: &str) -> String {
 /// For what is wrong.
 pub fn red(text: &str) -> String {
     styled(text, RED)
+}
+
+/// For what may become wrong.
+pub fn yellow(text: &str) -> String {
+    styled(text, YELLOW)
 }

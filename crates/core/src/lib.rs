@@ -13,6 +13,7 @@ pub mod address;
 pub mod advertise;
 pub mod cluster;
 pub mod descriptors;
+pub mod doctor;
 pub mod driver;
 pub mod events;
 pub mod explain;

@@ -258,3 +258,11 @@ pub const WATCH_BEAT: Duration = Duration::from_secs(1);
 /// How long a watcher hears nothing until it says that the daemon does not answer: several times
 /// [`WATCH_BEAT`], as a busy host may be late.
 pub const WATCH_SILENCE: Duration = Duration::from_secs(5);
+
+/// Free disk space that a new host needs, in octets: several times the size of its files in
+/// a cluster of a few hosts and networks.
+pub const FREE_SPACE_MIN: u64 = 16 << 20;
+
+/// How much the clocks of two hosts may differ without a warning. NTP keeps them within
+/// milliseconds.
+pub const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(5);

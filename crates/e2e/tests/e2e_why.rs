@@ -1,4 +1,4 @@
-//! `shoutdctl why`, `watch` and `support`: faults are planted, and each must be named.
+//! `shoutdctl why`, `watch`, `support` and `doctor`: faults are planted, and each must be named.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 mod why;
@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use shoutd_e2e::{Cluster, run_checks};
 
-use crate::why::{faults, hosts, packets, support, watching};
+use crate::why::{doctor, faults, hosts, packets, silent, support, watching};
 
 fn main() -> ExitCode {
     run_checks(
@@ -28,8 +28,12 @@ fn main() -> ExitCode {
             ("nothing is broken while members come and go", faults::members_come_and_go),
             ("what does not exist is said in one line", hosts::what_does_not_exist),
             ("watch shows what happens", watching::what_happens_is_shown),
-            ("watch says when the daemon is silent", watching::a_daemon_that_does_not_answer),
+            ("doctor finds planted faults, and none on healthy hosts", doctor::planted_faults),
             ("an archive for a report has no secret", support::the_archive_has_no_secret),
+            (
+                "watch, support and doctor name a silent daemon",
+                silent::a_daemon_that_does_not_answer,
+            ),
         ],
     )
 }

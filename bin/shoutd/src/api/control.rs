@@ -9,6 +9,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use shoutd_core::doctor::ClockFacts;
 use shoutd_core::events::Event;
 use shoutd_core::explain::{AskCounts, AskFacts, AskTrace, AskWhy, Explanation, HostFacts, Trace};
 use shoutd_core::health::HostHealth;
@@ -22,6 +23,7 @@ use shoutd_core::view::{
 };
 use shoutd_core::watch::AskWatch;
 
+use crate::api::clocks::{CLOCK, milliseconds};
 use crate::api::group_members::GROUP_MEMBERS;
 use crate::api::rates::RATES;
 use crate::api::rollout::Rollouts;
@@ -86,6 +88,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/trace", post(trace))
         .route("/v1/top", post(top))
         .route("/v1/events", get(events))
+        .route("/v1/clocks", get(clocks))
         .route("/v1/watch", post(watch))
         .route("/v1/token", get(show_token).post(rotate_token))
         .route("/v1/token/offer", post(offer_token))
@@ -102,6 +105,7 @@ pub fn peer_router(control: Arc<Control>) -> Router {
     Router::new()
         .route(HELLO, post(async || Json(())))
         .route(HEALTH, post(own_health))
+        .route(CLOCK, post(async || Json(milliseconds())))
         .route(ENDPOINTS, post(own_endpoints))
         .route(GROUP_MEMBERS, post(own_group_members))
         .route(FACTS, post(own_facts))
@@ -128,6 +132,10 @@ async fn own_health(State(control): State<Arc<Control>>) -> Json<Vec<String>> {
 
 async fn health(State(control): State<Arc<Control>>) -> Json<Vec<HostHealth>> {
     Json(control.views.health().await)
+}
+
+async fn clocks(State(control): State<Arc<Control>>) -> Json<Vec<ClockFacts>> {
+    Json(control.views.clocks().await)
 }
 
 async fn hosts(State(control): State<Arc<Control>>) -> Json<Vec<HostRow>> {

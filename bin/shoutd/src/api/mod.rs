@@ -1,5 +1,6 @@
 //! The daemon's API for `shoutdctl` and for peers.
 
+pub mod clocks;
 pub mod control;
 pub mod events;
 #[cfg(test)]

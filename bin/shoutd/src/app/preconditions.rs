@@ -8,14 +8,10 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use nix::sys::statvfs::statvfs;
 use shoutd_consensus::{FILES, remedy};
-use shoutd_core::limits::PORT;
+use shoutd_core::limits::{FREE_SPACE_MIN, PORT};
 use shoutd_core::plane::namespace_vni;
 
 use crate::plane::NAMESPACES;
-
-/// Free disk space that a new host needs, in octets: several times the size of its files in
-/// a cluster of a few hosts and networks.
-const FREE_SPACE_MIN: u64 = 16 << 20;
 
 /// Checks that the state of a cluster member is on disk. Without it, the host would forget its Raft
 /// vote, and treat every network of its engine as removed.

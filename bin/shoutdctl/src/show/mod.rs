@@ -29,7 +29,7 @@ use crate::control;
 pub struct Format {
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub json: bool,
 }
 
 impl Format {

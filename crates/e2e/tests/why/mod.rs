@@ -1,8 +1,10 @@
 //! What the checks share.
 
+pub(crate) mod doctor;
 pub(crate) mod faults;
 pub(crate) mod hosts;
 pub(crate) mod packets;
+pub(crate) mod silent;
 pub(crate) mod support;
 pub(crate) mod watching;
 

@@ -59,6 +59,14 @@ pub(crate) fn the_archive_has_no_secret(cluster: &mut Cluster) -> Result<()> {
     ensure_without(&files, &secrets)
 }
 
+/// Checks that an archive without the daemon's views says why, and has the rest.
+pub(crate) fn ensure_says(files: &Files, words: &str) -> Result<()> {
+    let index = files.get("index.txt").context("index.txt")?;
+    ensure!(find(index, words.as_bytes()), "{}", String::from_utf8_lossy(index));
+    ensure!(files.contains_key("log.txt") && files.contains_key("docker/info.json"), "too little");
+    Ok(())
+}
+
 /// Writes an archive and returns its files.
 fn report(host: &Host) -> Result<Files> {
     let mut writing = begin(host)?;
