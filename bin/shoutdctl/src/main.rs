@@ -14,6 +14,7 @@ mod backup;
 mod boot;
 mod control;
 mod doctor;
+mod examples;
 mod moment;
 mod network;
 mod presence;
@@ -33,7 +34,7 @@ mod wishes;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use shoutd_cli::Directories;
 
 use crate::start::Start;
@@ -104,7 +105,10 @@ enum Command {
 
 fn main() -> ExitCode {
     // An error is one line on stderr: what is wrong, with what, and what to do.
-    let arguments = match Arguments::try_parse() {
+    let command = examples::with_examples(Arguments::command());
+    let parsed =
+        command.try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
+    let arguments = match parsed {
         Ok(arguments) => arguments,
         Err(error) => return shoutd_cli::refuse::<Arguments>(&error),
     };
