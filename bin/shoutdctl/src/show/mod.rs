@@ -11,7 +11,7 @@ use std::fmt::Display;
 
 use anyhow::Result;
 use clap::Args;
-use comfy_table::{Table, presets};
+use comfy_table::{ContentArrangement, Table, presets};
 pub use inspect::Inspect;
 pub use lists::{Endpoints, Events, Groups, Hosts, Networks};
 use serde::Serialize;
@@ -75,7 +75,22 @@ fn table<const N: usize>(header: [&str; N]) -> Table {
     if N > 0 {
         table.set_header(header);
     }
+    if let Some(width) = terminal_width() {
+        fit(&mut table, width);
+    }
     table
+}
+
+/// Breaks the lines of cells so that the table is no wider.
+fn fit(table: &mut Table, width: u16) {
+    table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
+}
+
+/// The columns of the terminal; `None` if standard output is none, so that scripts get one line for
+/// each row.
+fn terminal_width() -> Option<u16> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    (size.ws_col > 0).then_some(size.ws_col)
 }
 
 /// Escapes control characters. Docker accepts names with line breaks, which would split a row, and
@@ -111,5 +126,17 @@ mod tests {
         assert_eq!(shown.lines().count(), 2, "{shown}");
         assert!(shown.contains("a\\nb\\u{1b}[2J"), "{shown}");
         assert_eq!(cell("naïve 名"), "naïve 名");
+    }
+
+    #[test]
+    fn a_table_fits_a_terminal() {
+        let mut rows = table(["NAME", "DETAILS"]);
+        rows.add_row(["名".repeat(40), "a problem of many words ".repeat(9)]);
+        fit(&mut rows, 60);
+        let shown = rows.trim_fmt();
+        assert!(shown.lines().count() > 4, "{shown}");
+        // Each of these characters takes two columns.
+        let width = |line: &str| line.chars().map(|c| 1 + usize::from(c == '名')).sum::<usize>();
+        assert!(shown.lines().all(|line| width(line) <= 60), "{shown}");
     }
 }
