@@ -58,7 +58,7 @@ pub fn with_examples(command: Command) -> Command {
         match second {
             None => command.mut_subcommand(first, |found| extended(found, lines)),
             Some(second) => command.mut_subcommand(first, |found| {
-                found.mut_subcommand(second.to_owned(), |found| extended(found, lines))
+                found.mut_subcommand(second, |found| extended(found, lines))
             }),
         }
     })

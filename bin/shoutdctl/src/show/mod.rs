@@ -8,6 +8,7 @@ mod watch;
 mod why;
 
 use std::fmt::Display;
+use std::io::IsTerminal;
 
 use anyhow::Result;
 use clap::Args;
@@ -89,8 +90,10 @@ fn fit(table: &mut Table, width: u16) {
 /// The columns of the terminal; `None` if standard output is none, so that scripts get one line for
 /// each row.
 fn terminal_width() -> Option<u16> {
-    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
-    (size.ws_col > 0).then_some(size.ws_col)
+    if !std::io::stdout().is_terminal() {
+        return None;
+    }
+    crossterm::terminal::size().ok().map(|(columns, _)| columns).filter(|columns| *columns > 0)
 }
 
 /// Escapes control characters. Docker accepts names with line breaks, which would split a row, and

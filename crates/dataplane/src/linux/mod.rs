@@ -1,8 +1,8 @@
 //! The Linux kernel of this host.
 
 mod backup_querier;
-mod counts;
 mod counters;
+mod counts;
 mod early_joins;
 mod execute;
 mod facts;
@@ -28,8 +28,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-pub use counts::{Counting, CountsWanted, send_probe};
 pub use counters::segment_counters;
+pub use counts::{Counting, CountsWanted, send_probe};
 pub use facts::{Facts, FactsWanted, Subject, facts};
 use forwarding::LinuxForwarding;
 pub use group_members::group_members;
