@@ -24,7 +24,7 @@ pub use datagrams::{Datagrams, all_receive_from_all, start_receiver};
 pub use kernel::{left_in_kernel, segments};
 pub use network::Network;
 pub use numbered::{Numbered, NumberedReceiver};
-pub use sockets::{GroupSocket, Sources};
+pub use sockets::{GroupSocket, Sources, inside_host};
 pub use stream::{BOTH, JOIN_BOTH, Running, Stream, await_more, begin_both};
 pub use views::{
     EXIT_PROBLEMS, await_members, containers_of, endpoints, is_leader, leased, networks, status,

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::mem;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsRawFd;
+use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, anyhow, ensure};
@@ -14,6 +15,8 @@ use nix::net::if_::if_nametoindex;
 use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::sockopt::{BindToDevice, IpMulticastTtl, RcvBufForce};
 use nix::sys::socket::{SockaddrLike, SockaddrStorage, setsockopt};
+
+use shoutd_lab::Host;
 
 use crate::Container;
 
@@ -151,21 +154,31 @@ fn storage(address: IpAddr) -> libc::sockaddr_storage {
     storage
 }
 
+/// Runs `work` in a host's network namespace; sockets that it opens stay there.
+///
+/// # Errors
+/// The host is gone, or `work` fails.
+pub fn inside_host<T: Send>(host: &Host, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    inside(&host.file("/proc/1/ns/net")?, work)
+}
+
+fn inside<T: Send>(namespace: &Path, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let file = File::open(namespace).with_context(|| format!("open {}", namespace.display()))?;
+    // A thread may be in another network namespace than its process.
+    thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            setns(&file, CloneFlags::CLONE_NEWNET).context("enter the network namespace")?;
+            work()
+        });
+        thread.join().map_err(|_| anyhow!("a thread panicked"))?
+    })
+}
+
 impl Container {
     /// Runs `work` in the container's network namespace; sockets that it opens stay there.
     pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         let pid = self.inspect("{{.State.Pid}}")?;
-        let path = self.host.file(&format!("/proc/{pid}/ns/net"))?;
-        let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-        // A thread may be in another network namespace than its process.
-        thread::scope(|scope| {
-            let thread = scope.spawn(move || {
-                setns(&namespace, CloneFlags::CLONE_NEWNET)
-                    .context("enter the container's network namespace")?;
-                work()
-            });
-            thread.join().map_err(|_| anyhow!("a thread panicked"))?
-        })
+        inside(&self.host.file(&format!("/proc/{pid}/ns/net"))?, work)
     }
 
     /// Its IPv6 address on this network.

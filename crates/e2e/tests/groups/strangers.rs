@@ -1,12 +1,11 @@
 //! Only hosts of the cluster can put frames into its networks.
 
-use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::thread;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use nix::sched::{CloneFlags, setns};
-use shoutd_e2e::{Cluster, Container, GroupSocket, Network, SOON, Sources, await_members, view};
+use anyhow::{Context, Result, ensure};
+use shoutd_e2e::{
+    Cluster, Container, GroupSocket, Network, SOON, Sources, await_members, inside_host, view,
+};
 use shoutd_lab::{Host, wait_until};
 
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 9, 9, 9);
@@ -122,9 +121,9 @@ impl<'a> Strangers<'a> {
         let forged = self.hosts[1].address();
         self.containers[0].inside(|| send(Some(forged), to_first, &self.frame))?;
         for host in self.hosts {
-            inside(host, || send(None, to_first, &self.frame))?;
+            inside_host(host, || send(None, to_first, &self.frame))?;
         }
-        inside(&self.hosts[0], || send(None, Ipv4Addr::LOCALHOST.into(), &self.frame))
+        inside_host(&self.hosts[0], || send(None, Ipv4Addr::LOCALHOST.into(), &self.frame))
     }
 
     fn send_to_gateway(&self) -> Result<()> {
@@ -200,18 +199,4 @@ fn send(source: Option<Ipv4Addr>, to: IpAddr, datagram: &[u8]) -> Result<()> {
         UdpSocket::bind((source, 0)).with_context(|| format!("open a socket at {source}"))?;
     _ = socket.send_to(datagram, SocketAddr::new(to, VXLAN_PORT));
     Ok(())
-}
-
-/// Runs `work` in the host's own network namespace.
-fn inside<T: Send>(host: &Host, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let path = host.file("/proc/1/ns/net")?;
-    let namespace = File::open(&path).with_context(|| format!("open {}", path.display()))?;
-    thread::scope(|scope| {
-        let working = scope.spawn(move || {
-            setns(&namespace, CloneFlags::CLONE_NEWNET)
-                .context("enter the host's network namespace")?;
-            work()
-        });
-        working.join().map_err(|_| anyhow!("a thread panicked"))?
-    })
 }

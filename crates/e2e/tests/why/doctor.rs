@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
-use shoutd_e2e::{Cluster, Container, Network, SOON, one_on_each};
+use shoutd_e2e::{Cluster, Container, Network, SOON, inside_host, one_on_each};
 use shoutd_lab::{Host, wait_until};
 
 /// Exit code if there are errors.
@@ -125,8 +125,11 @@ fn faults_of_a_stopped_host(first: &Host, third: &Host) -> Result<()> {
     let findings = doctor(third, &["--data-dir", SMALL])?;
     ensure!(has(&findings, "disk", "error", "and shoutd needs 16 MiB")?, "{findings:#?}");
     ensure!(has(&findings, "leftovers", "warning", "shout-")?, "{findings:#?}");
-    let mut other = third.spawn(["busybox", "nc", "-l", "-p", "7789"])?;
+    // The other hosts connect to it again and again.
+    let other = inside_host(third, || {
+        std::net::TcpListener::bind("0.0.0.0:7789").context("listen at shoutd's port")
+    })?;
     let found = await_finding(third, &[], ("ports", "error", "7789/tcp cannot be used"));
-    other.kill()?;
+    drop(other);
     found
 }
