@@ -264,8 +264,8 @@ fn picture(container: &Container, segment: &str) -> Result<String> {
             grep -oE ' mtu [0-9]+|mcast_(snooping|querier) [01]|master [^ ]+' | sort
         bridge -netns {segment} fdb show dev shoutvx0 | grep ^00:00:00:00:00:00 |
             sed 's/link-netnsid [0-9]* //' | sort
-        ip netns exec {segment} nft --terse list table bridge shoutd
-        ip netns exec {segment} nft list table ip shoutd
+        ip netns exec {segment} nft --terse --stateless list table bridge shoutd
+        ip netns exec {segment} nft --stateless list table ip shoutd
         ip -netns {segment} route
         ip -brief link show master shoutd_gwbridge | awk '{{print $2}}'"
     );
