@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use shoutd_e2e::{Cluster, run_checks};
 
-use crate::why::{doctor, faults, hosts, packets, silent, support, watching};
+use crate::why::{doctor, faults, hosts, network, packets, silent, support, watching};
 
 fn main() -> ExitCode {
     run_checks(
@@ -23,6 +23,8 @@ fn main() -> ExitCode {
                 "a tunnel that does not carry is known, though TCP is fine",
                 hosts::a_tunnel_that_does_not_carry,
             ),
+            ("TCP is blocked, and what was joined goes on", network::only_tcp_is_blocked),
+            ("more than the network's limit is named", network::more_than_the_limit),
             ("a trace counts packets, and names where they stop", packets::stop_at_each_place),
             ("a probe is counted exactly while members come and go", packets::probes_are_exact),
             ("nothing is broken while members come and go", faults::members_come_and_go),

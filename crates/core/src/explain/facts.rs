@@ -146,6 +146,10 @@ pub struct SegmentFacts {
     pub tunnel: bool,
     /// Where the VXLAN device sends the group's packets.
     pub sends_to: SendsTo,
+    /// How many packets of containers the limit of the network's option `shoutd.max-rate` dropped
+    /// while the host collected its facts.
+    #[serde(default)]
+    pub over_rate_now: u64,
 }
 
 /// The VTEPs to which a VXLAN device sends the packets of one group.

@@ -109,6 +109,14 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
+    /// Whether the container has joined the group, and its bridge does not look at memberships.
+    fn is_not_snooped(&self) -> bool {
+        let segment = self.facts.segment.as_ref().and_then(|segment| segment.as_ref().ok());
+        let own = self.container.inside.as_ref().ok().and_then(|own| own.interface.as_ref());
+        segment.is_some_and(|segment| segment.bridge && !segment.snooping)
+            && own.is_some_and(|own| self.has_joined(&own.name))
+    }
+
     /// Whether the container has joined the group on this interface.
     fn has_joined(&self, interface: &str) -> bool {
         self.container.inside.as_ref().is_ok_and(|inside| inside.joined.contains(interface))

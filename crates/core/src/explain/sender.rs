@@ -200,6 +200,7 @@ impl Case<'_> {
         if !segment.tunnel {
             return findings;
         }
+        findings.extend(over_rate(host, facts, segment.over_rate_now, from));
         let source = from.and_then(|from| self.address(from));
         let sends_to = segment.sends_to.of(source);
         let mut checked = vec![host.vtep];
@@ -231,7 +232,8 @@ impl Case<'_> {
         let Some(port) = &receiver.container.port else { return false };
         let filter = port.filter.as_ref();
         let selects = filter.map(|filter| source.is_none_or(|source| filter.admits(source)));
-        selects.unwrap_or(port.router || is_never_snooped(self.group))
+        let is_flooded = port.router || is_never_snooped(self.group);
+        selects.unwrap_or(is_flooded || !self.is_general && receiver.is_not_snooped())
     }
 
     /// Why a host does not send the group to the receiver's host.
@@ -249,6 +251,17 @@ impl Case<'_> {
             .and_then(|peer| peer.filter.as_ref())
             .is_some_and(|filter| source.is_none_or(|source| filter.admits(source)));
         let (text, remedy) = match peer {
+            Some(_) if !selects && receiver.is_not_snooped() => (
+                format!(
+                    "the network's bridge on {other} does not snoop multicast (mcast_snooping is \
+                     0), so {other} cannot tell {here} that {} joined {group}",
+                    receiver.container.name
+                ),
+                format!(
+                    "on {other}: shoutdctl status; find what changes the bridge (ip monitor, in \
+                     the namespaces of ip netns list)"
+                ),
+            ),
             None => (
                 format!("{here} does not know that {other} has containers on {}", self.network),
                 format!("on {here}: shoutdctl hosts; {other} must be reachable and in sync"),
@@ -291,6 +304,33 @@ impl Case<'_> {
         let mut addresses = place.container.addresses.iter();
         addresses.find(|address| address.is_ipv4() == self.group.is_ipv4()).copied()
     }
+}
+
+/// What the network's limit drops. It holds for each container, and the host does not know whose
+/// packets they were.
+fn over_rate(
+    host: &Answer,
+    facts: &HostFacts,
+    dropped: u64,
+    from: Option<Place<'_>>,
+) -> Option<Finding> {
+    let is_clear = from.is_none() || facts.containers.len() == 1;
+    (dropped > 0).then(|| Finding {
+        station: Station::SenderHost,
+        host: host.host.clone(),
+        container: None,
+        verdict: if is_clear { Verdict::Broken } else { Verdict::Unknown },
+        text: format!(
+            "a container on {} sends more multicast and broadcast than the network's limit \
+             (shoutd.max-rate): {dropped} packets were dropped just now",
+            host.host
+        ),
+        remedy: Some(
+            "have the program send less, or create the network with a higher --opt \
+             shoutd.max-rate; shoutdctl top shows who sends how much"
+                .to_owned(),
+        ),
+    })
 }
 
 /// Whether a host has the devices of the network.

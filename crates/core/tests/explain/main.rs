@@ -78,6 +78,7 @@ fn host_facts(number: u8) -> HostFacts {
             snooping: true,
             tunnel: true,
             sends_to: SendsTo { by_source: BTreeMap::new(), others },
+            over_rate_now: 0,
         })),
         peers: BTreeMap::from([(
             other,
@@ -296,6 +297,21 @@ const FAULTS: &[Fault] = &[
         "the tunnel loses large packets",
         |world| _ = world.facts(2).tunnels.insert(vtep(1), Carriage::SmallOnly),
         &["large packets that host1 sends through the tunnel do not arrive at host2"],
+    ),
+    (
+        "snooping is off",
+        |world| {
+            world.segment(2).snooping = false;
+            world.container(2).port.as_mut().unwrap().filter = None;
+            world.facts(1).peers.get_mut(&vtep(2)).unwrap().filter = None;
+            world.segment(1).sends_to.others.clear();
+        },
+        &["bridge on host2 does not snoop", "tell host1 that c2 joined 224.1.1.1"],
+    ),
+    (
+        "more than the limit",
+        |world| world.segment(1).over_rate_now = 12,
+        &["on host1 sends more", "12 packets were dropped just now"],
     ),
     ("no bridge", |world| world.segment(2).bridge = false, &["bridge on host2 is missing or down"]),
 ];

@@ -15,8 +15,8 @@ use shoutd_core::multicast::Mdb;
 use shoutd_core::plane::{BRIDGE, DeviceName, TUNNEL, namespace_name};
 use shoutd_core::{EndpointId, Vni};
 use shoutd_netlink::{
-    Error, Kind, Link, ListedSocket, MdbEntry, Namespace, Route, SelectedInterface, SendOptions,
-    send_options,
+    Error, IgmpMldFilter, Kind, Link, ListedSocket, MdbEntry, Namespace, Route, SelectedInterface,
+    SendOptions, send_options,
 };
 
 use super::forwarding::LinuxForwarding;
@@ -25,7 +25,7 @@ use super::registry::Registry;
 use crate::forwarding::ForwardingTables;
 use crate::kernel_error::KernelError;
 
-/// How long drops of sockets are watched, if a socket has dropped anything before.
+/// How long drops of sockets and of the network's limit are watched, if there were any before.
 const DROPS_WATCHED: Duration = Duration::from_millis(300);
 
 /// A container to look into.
@@ -64,7 +64,7 @@ pub struct Facts {
 }
 
 /// Reads the facts. `directory` is that of the segments' namespaces. It takes milliseconds, or 300
-/// more if sockets have dropped datagrams.
+/// more if sockets or the network's limit have dropped packets.
 ///
 /// # Errors
 /// The segment does not exist or cannot be read.
@@ -72,6 +72,7 @@ pub fn facts(directory: &Path, wanted: &FactsWanted) -> Result<Facts, KernelErro
     let FactsWanted { vni, group, .. } = *wanted;
     let namespace = Namespace::open(&directory.join(namespace_name(vni)))?;
     let mut route = Route::open(&namespace)?;
+    let mut filter = IgmpMldFilter::open(&namespace)?;
     let links = route.links()?;
     let mut facts = Facts { segment: segment(&links), ..Facts::default() };
     if facts.segment.tunnel {
@@ -108,8 +109,10 @@ pub fn facts(directory: &Path, wanted: &FactsWanted) -> Result<Facts, KernelErro
         let inside = inside.map_err(|why| facts.inside.insert(subject.endpoint.clone(), Err(why)));
         insides.extend(inside.map(|inside| (&subject.endpoint, inside)));
     }
-    if insides.iter().any(|(_, inside)| inside.has_drops(group)) {
+    let before = filter.counts()?.over_rate;
+    if before > 0 || insides.iter().any(|(_, inside)| inside.has_drops(group)) {
         thread::sleep(DROPS_WATCHED);
+        facts.segment.over_rate_now = filter.counts()?.over_rate.saturating_sub(before);
     }
     let options = sending_options(insides.iter().map(|(_, inside)| inside), group);
     for (endpoint, inside) in insides {
@@ -218,7 +221,8 @@ impl Inside {
         let addresses = route.addresses()?;
         let mut senders = Vec::new();
         for (socket, options) in known {
-            // From an address, Linux sends multicast by its interface (`ip_route_output_key_hash_rcu`).
+            // Linux sends multicast by the interface of the source address that a socket is bound
+            // to (`ip_route_output_key_hash_rcu`).
             let bound =
                 Some(socket.local.ip()).filter(|one| one.is_ipv4() && !one.is_unspecified());
             let selected = options.interface.or(bound.map(SelectedInterface::Address));

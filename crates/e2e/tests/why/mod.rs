@@ -3,6 +3,7 @@
 pub(crate) mod doctor;
 pub(crate) mod faults;
 pub(crate) mod hosts;
+pub(crate) mod network;
 pub(crate) mod packets;
 pub(crate) mod silent;
 pub(crate) mod support;

@@ -14,14 +14,14 @@ use super::GROUP;
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(224, 1, 1, 1);
 
 /// What `shoutdctl trace` found.
-struct Traced {
+pub(crate) struct Traced {
     /// What is broken first, as text.
-    cause: Option<String>,
+    pub(crate) cause: Option<String>,
     /// The places, and the packets that passed them.
-    counts: Vec<(String, u64)>,
+    pub(crate) counts: Vec<(String, u64)>,
 }
 
-fn trace(asked: &Host, options: &[&str]) -> Result<Traced> {
+pub(crate) fn trace(asked: &Host, options: &[&str]) -> Result<Traced> {
     let command = ["shoutdctl", "trace", "--json", "--network", "foo"];
     let output = asked.run(command.iter().chain(options))?;
     let found: Value = serde_json::from_str(&output.stdout)
@@ -39,10 +39,10 @@ fn trace(asked: &Host, options: &[&str]) -> Result<Traced> {
 }
 
 /// The way from a container to another one on another host.
-struct Way<'a> {
-    hosts: &'a [Host],
-    sender: &'a Container,
-    receiver: &'a Container,
+pub(crate) struct Way<'a> {
+    pub(crate) hosts: &'a [Host],
+    pub(crate) sender: &'a Container,
+    pub(crate) receiver: &'a Container,
 }
 
 impl Way<'_> {
@@ -60,7 +60,7 @@ impl Way<'_> {
     }
 
     /// Every place counts all datagrams of a probe.
-    fn ensure_passes(&self) -> Result<()> {
+    pub(crate) fn ensure_passes(&self) -> Result<()> {
         let found = self.trace(&["--probe", "--count", "50", "--size", "1000"])?;
         ensure!(found.cause.is_none(), "{:?}: {:?}", found.cause, found.counts);
         ensure!(found.counts.len() == 8, "{:?}", found.counts);
@@ -70,13 +70,13 @@ impl Way<'_> {
 }
 
 /// An nf_tables table that drops packets until it is dropped.
-struct Drops<'a> {
+pub(crate) struct Drops<'a> {
     container: Option<&'a Container>,
     host: &'a Host,
 }
 
 impl<'a> Drops<'a> {
-    fn on(host: &'a Host, rule: &str) -> Result<Self> {
+    pub(crate) fn on(host: &'a Host, rule: &str) -> Result<Self> {
         let drops = Self { container: None, host };
         drops.plant(rule)?;
         Ok(drops)
@@ -127,6 +127,15 @@ pub(crate) fn stop_at_each_place(cluster: &mut Cluster) -> Result<()> {
     let socket = GroupSocket::open(receiver, true, 5001)?;
     socket.join(ADDRESS.into(), Sources::All)?;
     wait_until("the probe to pass", SOON, || Ok(way.ensure_passes().is_ok().then_some(())))?;
+
+    let file = "/run/probe.pcapng";
+    let ends = format!("--network foo --from {} --to {}", sender.name, receiver.name);
+    let line = format!("shoutdctl capture {ends} --probe --count 7 -w {file} {GROUP}");
+    let output = hosts[2].sh(&line)?;
+    ensure!(output.contains("56 packets of 8 places"), "{output}");
+    let again = hosts[2].run(line.split(' '))?;
+    ensure!(again.code == 1 && again.stderr.contains("File exists"), "{again}");
+    hosts[2].sh(&format!("rm {file}"))?;
 
     way.ensure_stops(&["--for", "1s"], "sent no packet to 224.1.1.1 (UDP port 5001)")?;
 
