@@ -91,6 +91,9 @@ enum Command {
     Why(show::Why),
     /// Count a group's packets at every place that they pass, on all hosts, and say where they stop
     Trace(show::Trace),
+    /// Count a group's packets, and write them to a file with an interface for each place, for
+    /// Wireshark
+    Capture(show::Capture),
     /// Show who sends how much multicast to whom, live
     Top(top::Top),
     /// List what shoutd decided by itself on this host, newest first
@@ -135,6 +138,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Status(status) => return status.run(directories).await,
             Command::Why(why) => return why.run(directories).await,
             Command::Trace(trace) => return trace.run(directories).await,
+            Command::Capture(capture) => return capture.run(directories).await,
             Command::Doctor(doctor) => return doctor.run(directories).await,
             Command::Start(start) => start.run(directories).await,
             Command::Stop(stop) => stop.run(directories).await,

@@ -233,6 +233,13 @@ pub const COUNTINGS_MAX: usize = 4;
 /// 30 s.
 pub const COUNTING_MS_MAX: u64 = 20_000;
 
+/// Packets that are kept at one place for `shoutdctl capture`.
+pub const KEPT_PACKETS_MAX: usize = 10_000;
+
+/// Octets of all packets that one host keeps: a peer's answer has 16 MiB at most, and `shoutdctl`
+/// reads 32 MiB from all hosts.
+pub const KEPT_BYTES_MAX: usize = 1 << 20;
+
 /// Datagrams of one probe of `shoutdctl trace`: one each 10 ms.
 pub const TRACE_PROBES_MAX: u16 = 1000;
 

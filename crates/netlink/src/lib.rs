@@ -76,7 +76,7 @@ pub use mdb::{DatabaseChange, Join, MdbEntry, Membership, TunnelGroup};
 pub use monitor::{DatabaseMonitor, Monitor};
 pub use named::NamedNamespaces;
 pub use namespace::{Namespace, NamespaceId};
-pub use packet_count::{CountedPlace, PacketCounter};
+pub use packet_count::{CountedPlace, KeptPacket, PacketCounter};
 pub use packet_filter::{Direction, GroupPackets, InTunnel};
 pub use packet_samples::{PacketSample, PacketSampler};
 pub use port::PortSettings;

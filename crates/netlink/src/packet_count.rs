@@ -1,13 +1,14 @@
-//! Counts the packets of a group that pass a device. The kernel counts, and copies none of them
-//! while somebody asks how many there were.
+//! Counts the packets of a group that pass a device, and keeps them if somebody wants to see them.
+//! The kernel counts, also what is not kept.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::libc;
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::RcvBuf;
+use nix::sys::socket::sockopt::{RcvBuf, ReceiveTimestampns};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt};
 
 use crate::error::{Error, Fault};
 use crate::namespace::Namespace;
@@ -25,6 +26,22 @@ pub enum CountedPlace {
     Underlay(u32, Direction, InTunnel),
 }
 
+/// Octets of packets that wait to be read, with the kernel's overhead, if they are kept.
+const KEPT_QUEUE: usize = 256 << 10;
+/// Octets that are kept of one packet.
+const PACKET_BYTES_MAX: usize = 2048;
+
+/// A packet that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeptPacket {
+    /// When it passed, since 1970.
+    pub at: Duration,
+    /// Its length in octets, from the IP header on.
+    pub length: usize,
+    /// The first octets of it, from the IP header on.
+    pub octets: Vec<u8>,
+}
+
 /// Counts packets at one place until it is dropped.
 #[derive(Debug)]
 pub struct PacketCounter {
@@ -32,14 +49,15 @@ pub struct PacketCounter {
 }
 
 impl PacketCounter {
-    /// Begins to count. A packet is counted where `tcpdump` sees it: inbound before any rule of
+    /// Begins to count. `keeps` says whether packets can be read, too. A packet is counted where `tcpdump` sees it: inbound before any rule of
     /// nf_tables, outbound after them.
     pub fn open(
         namespace: &Namespace,
         place: CountedPlace,
         packets: &GroupPackets,
+        keeps: bool,
     ) -> Result<Self, Error> {
-        Self::try_open(namespace, place, packets)
+        Self::try_open(namespace, place, packets, keeps)
             .map_err(|fault| fault.during(format_args!("count packets of {}", packets.group)))
     }
 
@@ -47,6 +65,7 @@ impl PacketCounter {
         namespace: &Namespace,
         place: CountedPlace,
         packets: &GroupPackets,
+        keeps: bool,
     ) -> Result<Self, Fault> {
         let (device, program) = match place {
             CountedPlace::Device(device, direction) => {
@@ -61,8 +80,12 @@ impl PacketCounter {
         // Without a protocol, the socket receives nothing until it has its filter.
         let fd = packet::open_cooked(namespace)?;
         packet::attach(&fd, program.instructions())?;
-        // Packets are counted, and not read: the smallest buffer.
-        setsockopt(&fd, RcvBuf, &0).map_err(io::Error::from)?;
+        if keeps {
+            setsockopt(&fd, ReceiveTimestampns, &true).map_err(io::Error::from)?;
+        }
+        // What is not read needs the smallest buffer only.
+        let queue = if keeps { KEPT_QUEUE } else { 0 };
+        setsockopt(&fd, RcvBuf, &queue).map_err(io::Error::from)?;
         packet::bind(&fd, device, packet::all_protocols())?;
         Ok(Self { fd })
     }
@@ -70,6 +93,38 @@ impl PacketCounter {
     /// The packets since the last call, or since it was opened.
     pub fn packets(&self) -> Result<u64, Error> {
         statistics(&self.fd)
+    }
+}
+
+impl PacketCounter {
+    /// The packets since the last call, at most this many. Of more, the kernel keeps what fits into
+    /// its buffer.
+    pub fn kept(&self, most: usize) -> Vec<KeptPacket> {
+        let mut kept = Vec::new();
+        let mut buffer = [0; PACKET_BYTES_MAX];
+        let mut space = nix::cmsg_space!(nix::sys::time::TimeSpec);
+        for _ in 0..most {
+            let mut parts = [IoSliceMut::new(&mut buffer)];
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_TRUNC;
+            let received = recvmsg::<()>(self.fd.as_raw_fd(), &mut parts, Some(&mut space), flags);
+            let (at, length) = match received {
+                Ok(message) => {
+                    let at = message.cmsgs().ok().and_then(|mut all| {
+                        all.find_map(|control| match control {
+                            ControlMessageOwned::ScmTimestampns(at) => Some(Duration::from(at)),
+                            _ => None,
+                        })
+                    });
+                    (at.unwrap_or_default(), message.bytes)
+                }
+                Err(nix::errno::Errno::EINTR) => continue,
+                // Nothing is left, or the device is gone or down.
+                Err(_) => break,
+            };
+            let octets = buffer.get(..length.min(PACKET_BYTES_MAX)).unwrap_or_default().to_vec();
+            kept.push(KeptPacket { at, length, octets });
+        }
+        kept
     }
 }
 

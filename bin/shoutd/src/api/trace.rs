@@ -8,10 +8,10 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use futures::future::join_all;
 use shoutd_core::explain::{
-    Answer, AskCounts, AskFacts, AskTrace, Counts, HostFacts, Trace, TraceProbe, find, trace,
+    Answer, AskCounts, AskFacts, AskTrace, Counts, HostFacts, Kept, Trace, TraceProbe, find, trace,
 };
-use shoutd_core::limits::{COUNTING_MS_MAX, COUNTINGS_MAX, TRACE_PROBES_MAX};
-use shoutd_dataplane::{Counting, CountsWanted, Subject, send_probe};
+use shoutd_core::limits::{COUNTING_MS_MAX, COUNTINGS_MAX, KEPT_PACKETS_MAX, TRACE_PROBES_MAX};
+use shoutd_dataplane::{Counting, CountsWanted, Keeper, Subject, send_probe};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
 
@@ -32,6 +32,9 @@ const USUAL: Duration = Duration::from_secs(5);
 
 /// How long a host may take besides counting.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
+
+/// How often kept packets are read.
+const KEEPING: Duration = Duration::from_millis(20);
 
 /// Limits how often packets are counted at a time on this host.
 #[derive(Debug, Clone)]
@@ -69,6 +72,7 @@ impl Views {
             containers: [].into(),
             probe: None,
             is_exact: asked.probe.is_some(),
+            kept: asked.kept.min(KEPT_PACKETS_MAX),
         };
         for (name, is_sender) in [(&asked.why.from, true), (&asked.why.to, false)] {
             let Some(name) = name else { continue };
@@ -132,11 +136,14 @@ impl Views {
         let directory = Path::new(NAMESPACES);
         let opened = wanted.clone();
         let counting = blocking(move || Counting::open(directory, &opened)).await?;
-        self.send(asked, wanted).await?;
-        sleep_until(begin + Duration::from_millis(asked.milliseconds)).await;
+        let end = begin + Duration::from_millis(asked.milliseconds);
+        let (counted, sent) =
+            tokio::join!(count(counting, asked.kept, end), self.send(asked, wanted));
+        sent?;
         let elapsed = begin.elapsed().as_millis();
-        let counts = blocking(move || counting.finish()).await?;
+        let (counts, kept) = counted?;
         let mut facts = self.own_facts(&asked.facts).await;
+        facts.kept = kept;
         facts.counts = Some(Counts {
             milliseconds: u64::try_from(elapsed).unwrap_or(u64::MAX),
             is_exact: asked.is_exact,
@@ -165,6 +172,7 @@ impl Views {
         let peers = self.hosts_with(&asked.facts.network).into_iter().filter(|(id, _)| *id != me);
         Some(CountsWanted {
             vni: facts.vni,
+            keeps: asked.kept > 0,
             group: asked.facts.group,
             source: asked.source,
             port: asked.port,
@@ -172,6 +180,22 @@ impl Views {
             peers: peers.map(|(_, host)| host.address.ip()).collect(),
         })
     }
+}
+
+/// Counts until the end, and keeps so many packets of each place.
+async fn count(
+    counting: Counting,
+    kept: usize,
+    end: Instant,
+) -> Result<(Counts, Vec<Kept>), String> {
+    let mut keeper = Keeper::new(kept);
+    while kept > 0 && Instant::now() < end {
+        sleep_until(end.min(Instant::now() + KEEPING)).await;
+        keeper.read(&counting);
+    }
+    sleep_until(end).await;
+    let counts = blocking(move || counting.finish()).await?;
+    Ok((counts, keeper.finish()))
 }
 
 /// Runs what blocks on a thread made for that.

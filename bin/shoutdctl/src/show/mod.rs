@@ -2,6 +2,7 @@
 
 mod inspect;
 mod lists;
+mod pcapng;
 mod status;
 mod trace;
 mod watch;
@@ -19,7 +20,7 @@ use serde::Serialize;
 use shoutd_cli::Directories;
 use shoutd_core::view::{Membership, Status as StatusView};
 pub use status::Status;
-pub use trace::Trace;
+pub use trace::{Capture, Trace};
 pub use watch::Watch;
 pub use why::Why;
 

@@ -1,14 +1,16 @@
-//! `shoutdctl trace`.
+//! `shoutdctl trace` and `shoutdctl capture`.
 
+use std::fs;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::Args;
 use shoutd_cli::{Directories, EXIT_PROBLEMS};
 use shoutd_core::explain::{AskTrace, Trace as Traced, TraceProbe};
 
 use super::why::{Way, print_cause};
-use super::{Format, cell, table};
+use super::{Format, cell, pcapng, table};
 use crate::control;
 
 /// Count a group's packets at every place that they pass, on all hosts, and say where they stop
@@ -24,6 +26,37 @@ Exit codes: 0 if packets were sent and arrived, 3 if something is broken, 1 if s
 pub struct Trace {
     #[command(flatten)]
     format: Format,
+    #[command(flatten)]
+    counted: Counted,
+}
+
+/// Count a group's packets, and write them to a file with an interface for each place, for Wireshark
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  shoutdctl capture --network foo 224.1.1.1 -w foo.pcapng
+  shoutdctl capture --network foo --from sender --probe --count 3 224.1.1.1 -w foo.pcapng
+
+The file has the packets of all hosts, merged by the hosts' clocks, from the IP header on. VXLAN is \
+                        at UDP port 7789: in Wireshark, decode that port as VXLAN.
+
+Exit codes: 0 if packets were sent and arrived, 3 if something is broken, 1 if shoutd does not \
+                        answer, the network or container does not exist or the file cannot be \
+                        written, 2 for a wrong command line.")]
+pub struct Capture {
+    #[command(flatten)]
+    counted: Counted,
+    /// The file, which must not exist
+    #[arg(short = 'w', long = "write", value_name = "FILE")]
+    file: PathBuf,
+    /// Packets to keep at each place; a host keeps 1 MiB at most
+    #[arg(long, value_name = "N", default_value_t = 1000,
+          value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    packets: u16,
+}
+
+/// What to count, and for how long.
+#[derive(Debug, Clone, Args)]
+struct Counted {
     #[command(flatten)]
     way: Way,
     /// How long to count: 100ms to 20s [default: 5s; with --probe, as long as the probe takes]
@@ -58,26 +91,67 @@ fn parse_time(text: &str) -> Result<u64, String> {
         .ok_or_else(|| "give a time from 100ms to 20s, such as 5s".to_owned())
 }
 
+impl Counted {
+    async fn ask(&self, directories: &Directories, kept: usize) -> Result<Traced> {
+        let Self { size, ttl, count, .. } = *self;
+        let probe = self.probe.then_some(TraceProbe { size, ttl, count });
+        let asked = AskTrace { why: self.way.ask(), milliseconds: self.milliseconds, probe, kept };
+        Ok(control::post(directories, "/v1/trace", &asked).await?)
+    }
+
+    fn print(&self, found: &Traced) -> ExitCode {
+        print_cause(&found.explanation, || {
+            format!("every packet of {} arrived, as far as shoutd counts", self.way.subject())
+        });
+        print(found);
+        exit_code(found)
+    }
+}
+
+fn exit_code(found: &Traced) -> ExitCode {
+    if found.explanation.cause().is_none() { ExitCode::SUCCESS } else { EXIT_PROBLEMS.into() }
+}
+
 impl Trace {
     /// Has all hosts count, and prints where packets stop, then the way with the counts.
     ///
     /// # Errors
     /// The daemon does not answer, or the network or a container does not exist.
     pub async fn run(self, directories: &Directories) -> Result<ExitCode> {
-        let Self { size, ttl, count, .. } = self;
-        let probe = self.probe.then_some(TraceProbe { size, ttl, count });
-        let asked = AskTrace { why: self.way.ask(), milliseconds: self.milliseconds, probe };
-        let found: Traced = control::post(directories, "/v1/trace", &asked).await?;
+        let found = self.counted.ask(directories, 0).await?;
         if self.format.json {
             println!("{}", serde_json::to_string_pretty(&found)?);
-        } else {
-            print_cause(&found.explanation, || {
-                format!("every packet of {} arrived, as far as shoutd counts", self.way.subject())
-            });
-            print(&found);
+            return Ok(exit_code(&found));
         }
-        let is_good = found.explanation.cause().is_none();
-        Ok(if is_good { ExitCode::SUCCESS } else { EXIT_PROBLEMS.into() })
+        Ok(self.counted.print(&found))
+    }
+}
+
+impl Capture {
+    /// The same as [`Trace::run`], and writes the packets.
+    ///
+    /// # Errors
+    /// The same, or the file exists or cannot be written.
+    pub async fn run(self, directories: &Directories) -> Result<ExitCode> {
+        // Before the hosts count: a wrong name costs no time.
+        let mut file = pcapng::create(&self.file)?;
+        let found = self.counted.ask(directories, self.packets.into()).await;
+        let written = found.and_then(|found| {
+            let packets = pcapng::write(&mut file, &found.kept)
+                .with_context(|| format!("cannot write {}", self.file.display()))?;
+            Ok((found, packets))
+        });
+        let (found, packets) = written.inspect_err(|_| {
+            // It was made by this command.
+            let _ = fs::remove_file(&self.file);
+        })?;
+        let code = self.counted.print(&found);
+        println!(
+            "\n{packets} packets of {} places are in {}",
+            found.kept.len(),
+            self.file.display()
+        );
+        Ok(code)
     }
 }
 

@@ -18,6 +18,9 @@ pub struct AskTrace {
     pub milliseconds: Option<u64>,
     /// The datagrams to send from the sender; `None` to count what programs send.
     pub probe: Option<TraceProbe>,
+    /// How many packets to keep at each place; 0 to count only.
+    #[serde(default)]
+    pub kept: usize,
 }
 
 /// UDP datagrams that shoutd sends in a container's namespace.
@@ -61,6 +64,9 @@ pub struct AskCounts {
     pub probe: Option<(EndpointId, TraceProbe)>,
     /// Whether all hosts count before the first of the packets is sent, and after the last one.
     pub is_exact: bool,
+    /// How many packets to keep at each place.
+    #[serde(default)]
+    pub kept: usize,
 }
 
 /// The packets that passed a device.
@@ -103,6 +109,53 @@ pub struct ContainerCounts {
     pub delivered: u64,
 }
 
+/// Where a host keeps packets.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum KeptAt {
+    /// At a container's interface on the network.
+    Interface(EndpointId),
+    /// At its other interfaces.
+    Elsewhere(EndpointId),
+    /// At its port on the bridge.
+    Port(EndpointId),
+    /// At the VXLAN device.
+    Tunnel,
+    /// At the underlay's device, in VXLAN to and from the host with this VTEP.
+    Underlay(IpAddr),
+}
+
+/// A packet that a host kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptPacket {
+    /// When it passed, by the host's clock, in nanoseconds since 1970.
+    pub at: u64,
+    /// Whether the device was to send it; otherwise it received it.
+    pub outbound: bool,
+    /// Its length in octets, from the IP header on.
+    pub length: usize,
+    /// The first octets of it, in base64.
+    pub octets: String,
+}
+
+/// The packets that a host kept at one place, by time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kept {
+    /// The place.
+    pub at: KeptAt,
+    /// The packets.
+    pub packets: Vec<KeptPacket>,
+}
+
+/// The packets that were kept at one place of the way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptPlace {
+    /// The host and the place, in words.
+    pub place: String,
+    /// The packets, by time.
+    pub packets: Vec<KeptPacket>,
+}
+
 /// How many packets passed one place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountedAt {
@@ -125,4 +178,7 @@ pub struct Trace {
     pub explanation: Explanation,
     /// The counts, in the order of the way.
     pub counts: Vec<CountedAt>,
+    /// The packets that were kept, if the user asked for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<KeptPlace>,
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
-use super::Counts;
+use super::{Counts, Kept};
 use crate::multicast::{SourceFilter, group_mac, is_link_local};
 use crate::plane::{Destination, Forwarding};
 use crate::tunnel::Carriage;
@@ -37,6 +37,9 @@ pub struct HostFacts {
     /// The group's packets that it counted, if it was asked to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<Counts>,
+    /// The packets that it kept, if it was asked to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kept: Vec<Kept>,
 }
 
 /// What a host knows of another one.

@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 
 pub use counts::{
-    AskCounts, AskTrace, ContainerCounts, CountedAt, Counts, InOut, Trace, TraceProbe,
+    AskCounts, AskTrace, ContainerCounts, CountedAt, Counts, InOut, Kept, KeptAt, KeptPacket,
+    KeptPlace, Trace, TraceProbe,
 };
 pub use facts::{
     AskFacts, ContainerFacts, HostFacts, InsideFacts, InterfaceFacts, PeerFacts, PortFacts,
@@ -20,6 +21,8 @@ pub use facts::{
 };
 pub use finding::{Explanation, Finding, Station, Verdict};
 use serde::{Deserialize, Serialize};
+
+use crate::EndpointId;
 
 /// What a user asks: why do packets to this group not arrive?
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,7 +219,47 @@ pub fn trace(
 ) -> Result<Trace, NoCase> {
     let explanation = explain(asked, network, answers)?;
     let (case, from, receivers) = open(asked, network, answers)?;
-    Ok(Trace { milliseconds, explanation, counts: case.counted(from, &receivers) })
+    let counts = case.counted(from, &receivers);
+    Ok(Trace { milliseconds, explanation, counts, kept: kept_places(answers) })
+}
+
+/// The packets that all hosts kept, with the places in words.
+fn kept_places(answers: &[Answer]) -> Vec<KeptPlace> {
+    let mut places = Vec::new();
+    for answer in answers {
+        let Ok(facts) = &answer.facts else { continue };
+        for Kept { at, packets } in &facts.kept {
+            let place = format!("{}: {}", answer.host, place_name(at, facts, answers));
+            places.push(KeptPlace { place, packets: packets.clone() });
+        }
+    }
+    places
+}
+
+fn place_name(at: &KeptAt, facts: &HostFacts, answers: &[Answer]) -> String {
+    let container = |id: &EndpointId| {
+        let found = facts.containers.iter().find(|container| container.endpoint == *id);
+        let inside = found.and_then(|container| container.inside.as_ref().ok());
+        let interface = inside.and_then(|inside| inside.interface.as_ref());
+        (
+            found.map_or_else(|| id.short().to_owned(), |container| container.name.clone()),
+            interface.map_or("interface", |interface| &interface.name),
+        )
+    };
+    match at {
+        KeptAt::Interface(id) => {
+            let (name, interface) = container(id);
+            format!("{interface} of {name}")
+        }
+        KeptAt::Elsewhere(id) => format!("other interfaces of {}", container(id).0),
+        KeptAt::Port(id) => format!("port of {}", container(id).0),
+        KeptAt::Tunnel => "VXLAN device".to_owned(),
+        KeptAt::Underlay(vtep) => {
+            let host = answers.iter().find(|answer| answer.vtep == *vtep);
+            let host = host.map_or_else(|| vtep.to_string(), |answer| answer.host.clone());
+            format!("underlay, {host}")
+        }
+    }
 }
 
 /// The container that a user calls so, and its host's VTEP.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::thread;
 
-use shoutd_core::explain::{ContainerCounts, Counts, InOut, TraceProbe};
+use shoutd_core::explain::{ContainerCounts, Counts, InOut, KeptAt, TraceProbe};
 use shoutd_core::limits::{COUNTED_CONTAINERS_MAX, PORT};
 use shoutd_core::plane::{DeviceName, TUNNEL, namespace_name};
 use shoutd_core::{EndpointId, Vni};
@@ -33,6 +33,8 @@ pub struct CountsWanted {
     pub subjects: Vec<Subject>,
     /// The VTEPs of the other hosts that have the network.
     pub peers: BTreeSet<IpAddr>,
+    /// Whether packets are kept, too.
+    pub keeps: bool,
 }
 
 impl CountsWanted {
@@ -70,21 +72,26 @@ struct Container {
 impl Pair {
     fn open(
         namespace: &Namespace,
-        packets: &GroupPackets,
+        wanted: &CountsWanted,
         place: impl Fn(Direction) -> CountedPlace,
     ) -> Result<Self, KernelError> {
-        Ok(Self {
-            inbound: PacketCounter::open(namespace, place(Direction::Inbound), packets)?,
-            outbound: PacketCounter::open(namespace, place(Direction::Outbound), packets)?,
-        })
+        let open = |direction| {
+            PacketCounter::open(namespace, place(direction), &wanted.packets(), wanted.keeps)
+        };
+        Ok(Self { inbound: open(Direction::Inbound)?, outbound: open(Direction::Outbound)? })
     }
 
     fn device(
         namespace: &Namespace,
-        packets: &GroupPackets,
+        wanted: &CountsWanted,
         index: u32,
     ) -> Result<Self, KernelError> {
-        Self::open(namespace, packets, |direction| CountedPlace::Device(index, direction))
+        Self::open(namespace, wanted, |direction| CountedPlace::Device(index, direction))
+    }
+
+    fn add<'a>(&'a self, at: &KeptAt, places: &mut Vec<(KeptAt, bool, &'a PacketCounter)>) {
+        places.push((at.clone(), false, &self.inbound));
+        places.push((at.clone(), true, &self.outbound));
     }
 
     fn count(&self) -> Result<InOut, KernelError> {
@@ -99,14 +106,13 @@ impl Counting {
     /// The segment does not exist, or there are no descriptors left. A container that cannot be
     /// looked into, and a host to which there is no route, are left out.
     pub fn open(directory: &Path, wanted: &CountsWanted) -> Result<Self, KernelError> {
-        let packets = &wanted.packets();
         let segment = Namespace::open(&directory.join(namespace_name(wanted.vni)))?;
         let links = Route::open(&segment)?.links()?;
         let tunnel = links.iter().find(|link| link.name == TUNNEL);
-        let tunnel = tunnel.map(|link| Pair::device(&segment, packets, link.index)).transpose()?;
+        let tunnel = tunnel.map(|link| Pair::device(&segment, wanted, link.index)).transpose()?;
         let mut containers = BTreeMap::new();
         for subject in wanted.subjects.iter().take(COUNTED_CONTAINERS_MAX) {
-            if let Some(found) = Container::open(&segment, &links, subject, packets)? {
+            if let Some(found) = Container::open(&segment, &links, subject, wanted)? {
                 containers.insert(subject.endpoint.clone(), found);
             }
         }
@@ -115,8 +121,25 @@ impl Counting {
             underlay: underlay(wanted)?,
             containers,
             left_out: wanted.subjects.len().saturating_sub(COUNTED_CONTAINERS_MAX),
-            is_ipv4: packets.group.is_ipv4(),
+            is_ipv4: wanted.group.is_ipv4(),
         })
+    }
+
+    /// Every counter, with its place and whether it is outbound.
+    pub(super) fn places(&self) -> Vec<(KeptAt, bool, &PacketCounter)> {
+        let mut places = Vec::new();
+        for (endpoint, container) in &self.containers {
+            container.interface.add(&KeptAt::Interface(endpoint.clone()), &mut places);
+            container.port.add(&KeptAt::Port(endpoint.clone()), &mut places);
+            places.push((KeptAt::Elsewhere(endpoint.clone()), true, &container.elsewhere));
+        }
+        if let Some(tunnel) = &self.tunnel {
+            tunnel.add(&KeptAt::Tunnel, &mut places);
+        }
+        for (peer, pair) in &self.underlay {
+            pair.add(&KeptAt::Underlay(*peer), &mut places);
+        }
+        places
     }
 
     /// What was counted since. The time is the caller's to fill in.
@@ -142,7 +165,7 @@ impl Container {
         segment: &Namespace,
         links: &[Link],
         subject: &Subject,
-        packets: &GroupPackets,
+        wanted: &CountsWanted,
     ) -> Result<Option<Self>, KernelError> {
         let name = DeviceName::port(&subject.endpoint);
         let port = links.iter().find(|link| link.name == name.as_str());
@@ -154,10 +177,10 @@ impl Container {
         let Ok(namespace) = Namespace::open(sandbox) else { return Ok(None) };
         let elsewhere = CountedPlace::OutboundElsewhere(peer.index);
         let container = Self {
-            delivered_before: delivered(&namespace, packets.group.is_ipv4())?,
-            interface: Pair::device(&namespace, packets, peer.index)?,
-            port: Pair::device(segment, packets, port.index)?,
-            elsewhere: PacketCounter::open(&namespace, elsewhere, packets)?,
+            delivered_before: delivered(&namespace, wanted.group.is_ipv4())?,
+            interface: Pair::device(&namespace, wanted, peer.index)?,
+            port: Pair::device(segment, wanted, port.index)?,
+            elsewhere: PacketCounter::open(&namespace, elsewhere, &wanted.packets(), wanted.keeps)?,
             namespace,
         };
         Ok(Some(container))
@@ -188,7 +211,7 @@ fn underlay(wanted: &CountsWanted) -> Result<BTreeMap<IpAddr, Pair>, KernelError
         if let Some(device) = route.output_device(*remote)? {
             let tunnel = InTunnel { port: PORT, vni: wanted.vni.get(), remote: *remote };
             let place = |direction| CountedPlace::Underlay(device, direction, tunnel);
-            pairs.insert(*remote, Pair::open(&namespace, &wanted.packets(), place)?);
+            pairs.insert(*remote, Pair::open(&namespace, wanted, place)?);
         }
     }
     Ok(pairs)

@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 use std::time::Duration;
 
-use shoutd_core::explain::{ContainerCounts, Counts, InOut, TraceProbe};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use shoutd_core::explain::{ContainerCounts, Counts, InOut, KeptAt, TraceProbe};
 use shoutd_core::plane::Tier;
-use shoutd_dataplane::{Counting, CountsWanted, Subject, send_probe};
+use shoutd_dataplane::{Counting, CountsWanted, Keeper, Subject, send_probe};
 
 use crate::cluster::{Cluster, PORT};
 use crate::support::{PATIENCE, ip, udp, vni};
@@ -28,6 +30,7 @@ fn wanted(cluster: &Cluster, host: usize, group: IpAddr) -> CountsWanted {
         port: Some(PORT),
         subjects: vec![subject(cluster, host)],
         peers: others.filter(|address| *address != cluster.hosts[host].address).collect(),
+        keeps: false,
     }
 }
 
@@ -119,6 +122,35 @@ fn each_place_counts_what_passes_it() {
         probe(&cluster, group.into(), &TraceProbe { size, ..PROBE }, &receiver);
         check(&cluster, &finish(counting));
     }
+}
+
+#[test]
+fn kept_packets_are_whole_and_in_order() {
+    let cluster = Cluster::start(&[Tier::VxlanMdb; 2]);
+    let sender = cluster.sender(0);
+    let wanted = CountsWanted { keeps: true, ..wanted(&cluster, 0, GROUP.into()) };
+    let counting = open(&cluster, 0, &wanted);
+    for number in 0..5_u8 {
+        sender.send_to(&[number; 100], (GROUP, PORT)).unwrap();
+    }
+    let mut keeper = Keeper::new(3);
+    keeper.read(&counting);
+    let kept = keeper.finish();
+    let id = cluster.hosts[0].endpoint(1);
+    for (at, outbound) in
+        [(KeptAt::Interface(id.clone()), true), (KeptAt::Port(id), false), (KeptAt::Tunnel, true)]
+    {
+        let place = kept.iter().find(|place| place.at == at).unwrap();
+        assert_eq!(place.packets.len(), 3, "{at:?}");
+        assert!(place.packets.is_sorted_by_key(|packet| packet.at) && place.packets[0].at > 0);
+        for (number, packet) in (0..).zip(&place.packets) {
+            let octets = STANDARD.decode(&packet.octets).unwrap();
+            assert_eq!((packet.outbound, packet.length, octets.len()), (outbound, 128, 128));
+            assert_eq!(octets[28..], [number; 100], "{at:?}");
+        }
+    }
+    // What is not kept is counted.
+    assert_eq!(counting.finish().unwrap().tunnel.outbound, 5);
 }
 
 #[test]
