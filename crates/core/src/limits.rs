@@ -226,6 +226,10 @@ pub const PROBES_COUNTED: usize = 20;
 /// looks at every packet of its device.
 pub const COUNTED_CONTAINERS_MAX: usize = 64;
 
+/// Other hosts at whose tunnels packets are counted at a time, with two sockets each. Each socket
+/// looks at every packet of the underlay's device.
+pub const COUNTED_HOSTS_MAX: usize = 32;
+
 /// How often packets are counted on one host at a time. Whoever asks more often is told to wait.
 pub const COUNTINGS_MAX: usize = 4;
 

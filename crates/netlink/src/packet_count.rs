@@ -27,7 +27,7 @@ pub enum CountedPlace {
 }
 
 /// Octets of packets that wait to be read, with the kernel's overhead, if they are kept.
-const KEPT_QUEUE: usize = 256 << 10;
+const KEPT_QUEUE: usize = 128 << 10;
 /// Octets that are kept of one packet.
 const PACKET_BYTES_MAX: usize = 2048;
 
@@ -49,8 +49,8 @@ pub struct PacketCounter {
 }
 
 impl PacketCounter {
-    /// Begins to count. `keeps` says whether packets can be read, too. A packet is counted where `tcpdump` sees it: inbound before any rule of
-    /// nf_tables, outbound after them.
+    /// Begins to count. `keeps` says whether packets can be read, too. A packet is counted where
+    /// `tcpdump` sees it: inbound before any rule of nf_tables, outbound after them.
     pub fn open(
         namespace: &Namespace,
         place: CountedPlace,

@@ -1,6 +1,7 @@
 //! Where the packets of a group come, and where they stop: has all hosts that have the network
 //! count at the same time.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +11,9 @@ use futures::future::join_all;
 use shoutd_core::explain::{
     Answer, AskCounts, AskFacts, AskTrace, Counts, HostFacts, Kept, Trace, TraceProbe, find, trace,
 };
-use shoutd_core::limits::{COUNTING_MS_MAX, COUNTINGS_MAX, KEPT_PACKETS_MAX, TRACE_PROBES_MAX};
+use shoutd_core::limits::{
+    COUNTED_HOSTS_MAX, COUNTING_MS_MAX, COUNTINGS_MAX, KEPT_PACKETS_MAX, TRACE_PROBES_MAX,
+};
 use shoutd_dataplane::{Counting, CountsWanted, Keeper, Subject, send_probe};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until};
@@ -51,6 +54,13 @@ impl Countings {
     pub(super) fn begin(&self) -> Option<OwnedSemaphorePermit> {
         self.0.clone().try_acquire_owned().ok()
     }
+
+    /// A permit to keep packets, which takes the place of all others: their buffers take up to
+    /// 60 MiB.
+    fn begin_keeping(&self) -> Option<OwnedSemaphorePermit> {
+        let all = u32::try_from(COUNTINGS_MAX).ok()?;
+        self.0.clone().try_acquire_many_owned(all).ok()
+    }
 }
 
 impl Views {
@@ -70,13 +80,14 @@ impl Views {
             source: None,
             milliseconds,
             containers: [].into(),
+            hosts: [].into(),
             probe: None,
             is_exact: asked.probe.is_some(),
             kept: asked.kept.min(KEPT_PACKETS_MAX),
         };
         for (name, is_sender) in [(&asked.why.from, true), (&asked.why.to, false)] {
             let Some(name) = name else { continue };
-            let (_, container) = find(&asked.why, name, &title, &known)?;
+            let (host, container) = find(&asked.why, name, &title, &known)?;
             if is_sender {
                 let mut addresses = container.addresses.iter();
                 wanted.source =
@@ -84,10 +95,12 @@ impl Views {
                 wanted.probe = asked.probe.map(|probe| (container.endpoint.clone(), probe));
             }
             wanted.containers.insert(container.endpoint.clone());
+            wanted.hosts.insert(host);
         }
         if asked.why.from.is_none() || asked.why.to.is_none() {
             // The other end may be any container.
             wanted.containers.clear();
+            wanted.hosts.clear();
         }
         if asked.probe.is_some() && wanted.probe.is_none() {
             bail!("a probe needs a sender: name it with --from");
@@ -124,10 +137,10 @@ impl Views {
         {
             return Err(format!("packets are counted for {COUNTING_MS_MAX} ms at most"));
         }
-        let Some(_permit) = self.countings.begin() else {
-            return Err(format!(
-                "packets are counted {COUNTINGS_MAX} times at once already; try again later"
-            ));
+        let countings = &self.countings;
+        let permit = if asked.kept > 0 { countings.begin_keeping() } else { countings.begin() };
+        let Some(_permit) = permit else {
+            return Err("others count packets here already; try again in some seconds".to_owned());
         };
         let begin = Instant::now();
         let Some(wanted) = self.counts_wanted(asked) else {
@@ -170,6 +183,8 @@ impl Views {
         };
         let me = self.services.agreement.me;
         let peers = self.hosts_with(&asked.facts.network).into_iter().filter(|(id, _)| *id != me);
+        let peers = peers.map(|(_, host)| host.address.ip());
+        let is_counted = |address: &IpAddr| asked.hosts.is_empty() || asked.hosts.contains(address);
         Some(CountsWanted {
             vni: facts.vni,
             keeps: asked.kept > 0,
@@ -177,7 +192,7 @@ impl Views {
             source: asked.source,
             port: asked.port,
             subjects: facts.subjects.into_iter().filter(is_wanted).collect(),
-            peers: peers.map(|(_, host)| host.address.ip()).collect(),
+            peers: peers.filter(is_counted).take(COUNTED_HOSTS_MAX).collect(),
         })
     }
 }

@@ -60,6 +60,9 @@ pub struct AskCounts {
     pub milliseconds: u64,
     /// At these containers only; empty for all.
     pub containers: BTreeSet<EndpointId>,
+    /// At the tunnels of the hosts with these VTEPs only; empty for all.
+    #[serde(default)]
+    pub hosts: BTreeSet<IpAddr>,
     /// The datagrams to send, and the container from which they come.
     pub probe: Option<(EndpointId, TraceProbe)>,
     /// Whether all hosts count before the first of the packets is sent, and after the last one.
@@ -91,7 +94,8 @@ pub struct Counts {
     pub left_out: usize,
     /// At the VXLAN device.
     pub tunnel: InOut,
-    /// In VXLAN to and from other hosts, at the underlay's devices, by the hosts' VTEPs.
+    /// In VXLAN to and from other hosts, at the underlay's devices, by the hosts' VTEPs. Hosts that
+    /// were left out are missing.
     pub underlay: BTreeMap<IpAddr, InOut>,
 }
 

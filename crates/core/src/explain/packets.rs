@@ -1,7 +1,5 @@
 //! What follows from counted packets: the first place that they do not pass.
 
-use std::net::IpAddr;
-
 use super::counts::{ContainerCounts, CountedAt, Counts};
 use super::{Answer, Case, Finding, Place, Station, Verdict};
 use crate::tunnel::{Carriage, tunnel_problem};
@@ -182,10 +180,9 @@ impl<'a> Case<'a> {
                     continue;
                 }
                 let Some(sent) = sender.counts() else { continue };
-                let underlay = |counts: &Counts, host: IpAddr| {
-                    counts.underlay.get(&host).copied().unwrap_or_default()
-                };
-                let towards = underlay(sent, receiver.vtep).outbound;
+                // A host that was left out is not known to have got nothing.
+                let Some(towards) = sent.underlay.get(&receiver.vtep) else { continue };
+                let towards = towards.outbound;
                 let wanted = receivers
                     .iter()
                     .any(|place| place.host.vtep == receiver.vtep && self.wants_all(*place));
@@ -204,14 +201,15 @@ impl<'a> Case<'a> {
                         ),
                     });
                 }
-                let Some(arrived) = receiver.counts() else { continue };
+                let arrived = receiver.counts().and_then(|own| own.underlay.get(&sender.vtep));
+                let Some(arrived) = arrived else { continue };
                 let problem = tunnel_problem(from, to, Carriage::Silent);
                 hops.push(Hop {
                     station: Station::Tunnel,
                     host: to.clone(),
                     container: None,
                     before: towards,
-                    after: underlay(arrived, sender.vtep).inbound,
+                    after: arrived.inbound,
                     from: format!("the interface of {from}"),
                     to: format!("that of {to}"),
                     remedy: problem.map(|problem| problem.remedy).unwrap_or_default(),
@@ -362,7 +360,8 @@ impl<'a> Case<'a> {
             let Some(counts) = host.counts() else { continue };
             row(Station::SenderHost, host, "VXLAN device".to_owned(), counts.tunnel.outbound);
             for other in self.answers.iter().filter(|other| other.vtep != host.vtep) {
-                let sent = counts.underlay.get(&other.vtep).map_or(0, |peer| peer.outbound);
+                let Some(peer) = counts.underlay.get(&other.vtep) else { continue };
+                let sent = peer.outbound;
                 if sent > 0 || receiving.iter().any(|host| host.vtep == other.vtep) {
                     row(Station::SenderHost, host, format!("underlay, to {}", other.host), sent);
                 }
@@ -371,7 +370,8 @@ impl<'a> Case<'a> {
         for host in &receiving {
             let Some(counts) = host.counts() else { continue };
             for other in sending.iter().filter(|other| other.vtep != host.vtep) {
-                let came = counts.underlay.get(&other.vtep).map_or(0, |peer| peer.inbound);
+                let Some(peer) = counts.underlay.get(&other.vtep) else { continue };
+                let came = peer.inbound;
                 let place = format!("underlay, from {}", other.host);
                 row(Station::ReceiverHost, host, place, came);
             }
