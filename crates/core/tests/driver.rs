@@ -167,6 +167,18 @@ proptest! {
 }
 
 #[test]
+fn a_chosen_subnet_overlaps_none_that_is_taken() {
+    let cluster = cluster();
+    let first = choose_subnet(&cluster, host(1), &BTreeSet::new()).unwrap();
+    let within: IpNet = format!("{}/28", first.network()).parse().unwrap();
+    let around: IpNet = IpNet::V4(first).supernet().unwrap();
+    for taken in [within, around] {
+        let chosen = choose_subnet(&cluster, host(1), &[taken].into()).unwrap();
+        assert_ne!(chosen, first, "{taken}");
+    }
+}
+
+#[test]
 fn the_gateway_is_the_users_or_the_agreed_or_the_first_address() {
     let cluster = cluster();
     for (subnet, address, gateway) in [

@@ -1,7 +1,6 @@
 //! Follows this host's Docker Engine: keeps its networks in step with the cluster, reports its
 //! subnets, and forgets endpoints that it no longer has.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,7 +119,8 @@ impl EngineFollower {
         let way_out = networks.iter().position(|network| is(network, LeadingOut::Shoutd));
         if way_out.and_then(|at| networks.get(at)).is_none_or(|found| self.is_in_the_way(found)) {
             way_out.map(|at| networks.remove(at));
-            networks.extend(self.ensure_way_out().await);
+            let made = self.ensure_way_out(&networks).await;
+            networks.extend(made);
         }
         let underlay = self.underlay.borrow().clone();
         let in_use = host_subnets::in_use(&networks, &underlay, &host_subnets::routes().await);
@@ -159,12 +159,16 @@ impl EngineFollower {
             && subnets.any(|subnet| cluster.has_overlapping_network(subnet))
     }
 
-    /// Makes the way out of shoutd's networks, with a subnet that no network of the cluster
-    /// overlaps.
-    async fn make_way_out(&self) -> Result<DockerNetwork, EngineError> {
+    /// Makes the way out of shoutd's networks, with a subnet that neither a network of the cluster
+    /// nor one of these others of the engine overlaps. A host that has just joined has not told the
+    /// cluster of the latter yet.
+    async fn make_way_out(&self, others: &[DockerNetwork]) -> Result<DockerNetwork, EngineError> {
         let network = self.ensure_gateway_bridge(LeadingOut::Shoutd).await?;
         let agreement = &self.services.agreement;
-        let free = choose_subnet(&agreement.cluster(), agreement.me, &BTreeSet::new());
+        let underlay = self.underlay.borrow().clone();
+        let in_use = host_subnets::in_use(others, &underlay, &host_subnets::routes().await);
+        let in_use = in_use.into_iter().map(|reported| reported.subnet).collect();
+        let free = choose_subnet(&agreement.cluster(), agreement.me, &in_use);
         match free.filter(|_| self.is_in_the_way(&network)) {
             Some(free) => {
                 let subnet = Some(IpNet::V4(free));
@@ -177,8 +181,8 @@ impl EngineFollower {
     }
 
     /// The way out of shoutd's networks. Without it, Docker gives containers its own.
-    async fn ensure_way_out(&self) -> Option<DockerNetwork> {
-        match self.make_way_out().await {
+    async fn ensure_way_out(&self, others: &[DockerNetwork]) -> Option<DockerNetwork> {
+        match self.make_way_out(others).await {
             Ok(network) => Some(network),
             Err(error) => {
                 warn!("containers get Docker's way out, as a second interface: {error}");

@@ -35,12 +35,16 @@ pub struct InvalidAddress {
     pub subnet: IpNet,
 }
 
-/// A subnet that is free on every host, and not among those granted a moment ago. Each host starts
-/// its search at a different subnet, so that concurrent choices differ.
-pub fn choose_subnet(cluster: &Cluster, me: HostId, granted: &BTreeSet<IpNet>) -> Option<Ipv4Net> {
+/// A subnet that is free on every host, and that overlaps none of those that are `taken` without the
+/// cluster's knowledge. Each host starts its search at a different subnet, so that concurrent
+/// choices differ.
+pub fn choose_subnet(cluster: &Cluster, me: HostId, taken: &BTreeSet<IpNet>) -> Option<Ipv4Net> {
     let turns = (0..TRIES_MAX).map(|turn| me.get().wrapping_add(turn));
     let mut free = turns.filter_map(|turn| cluster.free_subnet(turn));
-    free.find(|subnet| !granted.contains(&IpNet::V4(*subnet)))
+    free.find(|subnet| {
+        let subnet = IpNet::V4(*subnet);
+        !taken.iter().any(|taken| taken.contains(&subnet) || subnet.contains(taken))
+    })
 }
 
 /// How to answer a request for an address of `subnet`: `address`, or any one.
