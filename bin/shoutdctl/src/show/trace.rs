@@ -30,14 +30,15 @@ pub struct Trace {
     counted: Counted,
 }
 
-/// Count a group's packets, and write them to a file with an interface for each place, for Wireshark
+/// Count a group's packets, and write them to a file with an interface for each place, for
+/// Wireshark
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   shoutdctl capture --network foo 224.1.1.1 -w foo.pcapng
   shoutdctl capture --network foo --from sender --probe --count 3 224.1.1.1 -w foo.pcapng
 
-The file has the packets of all hosts, merged by the hosts' clocks, from the IP header on. VXLAN is \
-                        at UDP port 7789: in Wireshark, decode that port as VXLAN.
+The file has the packets of all hosts, merged by the hosts' clocks, from the IP header on. VXLAN \
+                        is at UDP port 7789: in Wireshark, decode that port as VXLAN.
 
 Exit codes: 0 if packets were sent and arrived, 3 if something is broken, 1 if shoutd does not \
                         answer, the network or container does not exist or the file cannot be \

@@ -35,8 +35,8 @@ pub struct InvalidAddress {
     pub subnet: IpNet,
 }
 
-/// A subnet that is free on every host, and that overlaps none of those that are `taken` without the
-/// cluster's knowledge. Each host starts its search at a different subnet, so that concurrent
+/// A subnet that is free on every host, and that overlaps none of the `taken` ones, which the
+/// cluster does not know yet. Each host starts its search at a different subnet, so that concurrent
 /// choices differ.
 pub fn choose_subnet(cluster: &Cluster, me: HostId, taken: &BTreeSet<IpNet>) -> Option<Ipv4Net> {
     let turns = (0..TRIES_MAX).map(|turn| me.get().wrapping_add(turn));
