@@ -25,7 +25,7 @@ use crate::plane::NAMESPACES;
 pub const COUNTS: &str = "/v1/counts";
 
 /// How long hosts count before a probe is sent, so that all of them have begun.
-const LEAD: Duration = Duration::from_millis(700);
+const LEAD: Duration = Duration::from_secs(1);
 
 /// How long they count after it was sent, so that the last datagram has arrived.
 const TAIL: Duration = Duration::from_millis(500);
@@ -136,6 +136,10 @@ impl Views {
             || asked.probe.as_ref().is_some_and(|(_, probe)| probe.count > TRACE_PROBES_MAX)
         {
             return Err(format!("packets are counted for {COUNTING_MS_MAX} ms at most"));
+        }
+        // A peer must not have a container send to any other address.
+        if !asked.facts.group.is_multicast() {
+            return Err(format!("{} is not a multicast address", asked.facts.group));
         }
         let countings = &self.countings;
         let permit = if asked.kept > 0 { countings.begin_keeping() } else { countings.begin() };
