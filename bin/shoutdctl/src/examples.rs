@@ -44,7 +44,7 @@ const EXAMPLES: [(&str, &[&str]); 23] = [
     ("networks", &["shoutdctl networks", "shoutdctl networks --host host2"]),
     ("endpoints", &["shoutdctl endpoints", "shoutdctl endpoints --network foo --json"]),
     ("events", &["shoutdctl events", "shoutdctl events --json"]),
-    ("groups", &["shoutdctl groups", "shoutdctl groups --network foo --host host2"]),
+    ("groups", &["shoutdctl groups", "shoutdctl groups --network foo --rates"]),
 ];
 
 /// Exit codes of all commands but those that name others.

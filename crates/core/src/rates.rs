@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::NetworkId;
+use crate::multicast::SourceFilter;
 use crate::view::GroupRow;
 
 /// Asks a host to measure what its containers send.
@@ -139,6 +140,53 @@ pub fn rate_rows(
     rows.collect()
 }
 
+/// A row of `shoutdctl groups --rates`. Rates are per second.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RatedGroup {
+    /// The group and its members.
+    #[serde(flatten)]
+    pub group: GroupRow,
+    /// The containers that send to it, or their addresses.
+    pub senders: Vec<String>,
+    /// Packets of all senders that the members select.
+    pub packets: f64,
+    /// Their bits, from the IP header on.
+    pub bits: f64,
+}
+
+/// Adds the senders and the rates to groups, and the groups that have senders and no members.
+pub fn rated_groups(groups: Vec<GroupRow>, top: &Top) -> Vec<RatedGroup> {
+    let without_members = top.rows.iter().filter(|row| {
+        !groups.iter().any(|group| group.network == row.network && group.group == Some(row.group))
+    });
+    let mut lonely: Vec<GroupRow> = Vec::new();
+    for row in without_members {
+        let group = Some(row.group);
+        if !lonely.iter().any(|known| known.network == row.network && known.group == group) {
+            let (network, sources) = (row.network.clone(), SourceFilter::all());
+            lonely.push(GroupRow { network, group, sources, hosts: Vec::new() });
+        }
+    }
+    let rated = groups.into_iter().chain(lonely).map(|group| {
+        let flows = top.rows.iter().filter(|row| {
+            row.network == group.network
+                && group.group == Some(row.group)
+                && group.sources.admits(row.source)
+        });
+        RatedGroup {
+            senders: flows.clone().map(sender).collect(),
+            packets: flows.clone().map(|row| row.packets).sum(),
+            bits: flows.map(|row| row.bits).sum(),
+            group,
+        }
+    });
+    rated.collect()
+}
+
+fn sender(row: &RateRow) -> String {
+    row.sender.clone().unwrap_or_else(|| row.source.to_string())
+}
+
 /// The containers that are members of a flow's group, and select its source.
 fn receivers(groups: &[GroupRow], network: &str, flow: &Flow) -> usize {
     let rows = groups.iter().filter(|row| {
@@ -161,7 +209,6 @@ fn count(items: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::multicast::SourceFilter;
     use crate::view::MemberHost;
 
     fn rates(read: u64, passed: u64) -> NetworkRates {
@@ -197,6 +244,23 @@ mod tests {
         assert_eq!(exact.sender.as_deref(), Some("c1"));
         let estimate = &rate_rows("h1", "foo", &rates(100, 300), 4, &[])[0];
         assert!((estimate.packets - 600.0).abs() < 1e-6 && estimate.is_estimate);
+    }
+
+    #[test]
+    fn groups_have_the_rates_of_senders_that_members_select() {
+        let rows = rate_rows("h1", "foo", &rates(100, 100), 4, &[]);
+        let top = Top { rows, silent: Vec::new() };
+        let group = Some([224, 1, 1, 1].into());
+        let stranger = SourceFilter::Include([[10, 9, 9, 9].into()].into());
+        let selecting = rated_groups(vec![members(group, SourceFilter::all())], &top);
+        assert_eq!(selecting.len(), 1);
+        assert_eq!(selecting[0].senders, ["c1"]);
+        assert!((selecting[0].packets - 200.0).abs() < 1e-6);
+        let other = rated_groups(vec![members(group, stranger)], &top);
+        assert!(other.len() == 1 && other[0].senders.is_empty() && other[0].packets == 0.0);
+        let lonely = rated_groups(Vec::new(), &top);
+        assert!(lonely.len() == 1 && lonely[0].group.hosts.is_empty());
+        assert_eq!(lonely[0].senders, ["c1"]);
     }
 
     #[test]

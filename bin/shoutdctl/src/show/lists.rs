@@ -2,12 +2,14 @@
 
 use anyhow::{Result, bail};
 use clap::Args;
+use comfy_table::Table;
 use shoutd_cli::Directories;
 use shoutd_core::events::Event;
 use shoutd_core::multicast::SourceFilter;
+use shoutd_core::rates::{AskTop, RatedGroup, Top, rated_groups};
 use shoutd_core::view::{self, GroupRow, HostRow, MemberHost, NetworkRow, Status, why_no_groups};
 
-use super::{Format, ago, cell, list, table};
+use super::{Format, ago, cell, list, short, table};
 use crate::control;
 use crate::moment::when;
 
@@ -44,6 +46,9 @@ pub struct Groups {
     format: Format,
     #[command(flatten)]
     only: Only,
+    /// Measure for a second, and show who sends to each group, and how much
+    #[arg(long)]
+    rates: bool,
 }
 
 /// `shoutdctl events`.
@@ -214,20 +219,16 @@ impl Groups {
             row.hosts.retain(|member| host.as_ref().is_none_or(|wanted| member.name == *wanted));
         }
         groups.retain(|row| !row.hosts.is_empty());
+        if self.rates {
+            let asked = AskTop { network: self.only.network, milliseconds: 1000 };
+            let top: Top = control::post(directories, "/v1/top", &asked).await?;
+            let mut rated = rated_groups(groups, &top);
+            rated.retain(|row| host.is_none() || !row.group.hosts.is_empty());
+            return self.format.print(directories, &rated, rated_table(&rated)).await;
+        }
         let mut table = table(["NETWORK", "GROUP", "SOURCES", "HOSTS (CONTAINERS)"]);
         for row in &groups {
-            let group = row
-                .group
-                .map_or_else(|| "every (multicast router)".to_owned(), |group| group.to_string());
-            let sources = match &row.sources {
-                SourceFilter::Exclude(sources) if sources.is_empty() => "all".to_owned(),
-                SourceFilter::Exclude(sources) => {
-                    format!("all but {}", list(&sources.iter().collect::<Vec<_>>()))
-                }
-                SourceFilter::Include(sources) => list(&sources.iter().collect::<Vec<_>>()),
-            };
-            let hosts: Vec<_> = row.hosts.iter().map(member_host).collect();
-            table.add_row([cell(&row.network), group, sources, cell(&list(&hosts))]);
+            table.add_row(group_cells(row));
         }
         self.format.print(directories, &groups, table).await?;
         if groups.is_empty() && !self.format.json {
@@ -240,6 +241,33 @@ impl Groups {
         }
         Ok(())
     }
+}
+
+/// Network, group, sources and members.
+fn group_cells(row: &GroupRow) -> [String; 4] {
+    let group =
+        row.group.map_or_else(|| "every (multicast router)".to_owned(), |group| group.to_string());
+    let sources = match &row.sources {
+        SourceFilter::Exclude(sources) if sources.is_empty() => "all".to_owned(),
+        SourceFilter::Exclude(sources) => {
+            format!("all but {}", list(&sources.iter().collect::<Vec<_>>()))
+        }
+        SourceFilter::Include(sources) => list(&sources.iter().collect::<Vec<_>>()),
+    };
+    let hosts: Vec<_> = row.hosts.iter().map(member_host).collect();
+    [cell(&row.network), group, sources, cell(&list(&hosts))]
+}
+
+fn rated_table(rows: &[RatedGroup]) -> Table {
+    let header =
+        ["NETWORK", "GROUP", "SOURCES", "HOSTS (CONTAINERS)", "SENDERS", "PACKETS/S", "BITS/S"];
+    let mut table = table(header);
+    for row in rows {
+        let cells = group_cells(&row.group).into_iter();
+        let rates = [cell(&list(&row.senders)), short(row.packets), short(row.bits)];
+        table.add_row(cells.chain(rates));
+    }
+    table
 }
 
 /// A host with members of a group, and the containers that are the members.

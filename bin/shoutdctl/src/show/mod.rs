@@ -114,6 +114,24 @@ pub fn cell(text: &str) -> String {
     escaped
 }
 
+/// A number of at most five characters: `950`, `1.23k`, `45.6M`.
+pub fn short(rate: f64) -> String {
+    let mut scaled = rate;
+    for unit in ["", "k", "M", "G"] {
+        if scaled < 999.5 {
+            let digits = match scaled {
+                _ if unit.is_empty() => 0,
+                less if less < 9.995 => 2,
+                less if less < 99.95 => 1,
+                _ => 0,
+            };
+            return format!("{scaled:.digits$}{unit}");
+        }
+        scaled /= 1000.0;
+    }
+    format!("{scaled:.0}T")
+}
+
 fn list<T: Display>(items: &[T]) -> String {
     items.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
@@ -142,5 +160,20 @@ mod tests {
         // Each of these characters takes two columns.
         let width = |line: &str| line.chars().map(|c| 1 + usize::from(c == '名')).sum::<usize>();
         assert!(shown.lines().all(|line| width(line) <= 60), "{shown}");
+    }
+
+    #[test]
+    fn rates_take_at_most_five_characters() {
+        for (rate, expected) in [
+            (0.0, "0"),
+            (999.4, "999"),
+            (999.6, "1.00k"),
+            (12_345.0, "12.3k"),
+            (99_960.0, "100k"),
+            (1.5e9, "1.50G"),
+            (2e12, "2T"),
+        ] {
+            assert_eq!(short(rate), expected);
+        }
     }
 }

@@ -6,7 +6,7 @@ use crossterm::event::{KeyCode, KeyModifiers};
 use shoutd_core::rates::{RateRow, Top as Rates};
 
 use super::Sort;
-use crate::show::cell;
+use crate::show::{cell, short};
 
 /// Whether to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -184,24 +184,6 @@ impl State {
     }
 }
 
-/// A number of at most five characters: `950`, `1.23k`, `45.6M`.
-fn short(rate: f64) -> String {
-    let mut scaled = rate;
-    for unit in ["", "k", "M", "G"] {
-        if scaled < 999.5 {
-            let digits = match scaled {
-                _ if unit.is_empty() => 0,
-                less if less < 9.995 => 2,
-                less if less < 99.95 => 1,
-                _ => 0,
-            };
-            return format!("{scaled:.digits$}{unit}");
-        }
-        scaled /= 1000.0;
-    }
-    format!("{scaled:.0}T")
-}
-
 /// Shortens a text to this many characters.
 fn fit(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
@@ -283,20 +265,5 @@ mod tests {
         assert!(state.lines(80, 24).iter().any(|line| line.contains("no container sends")));
         assert_eq!(state.press(KeyCode::Char('q'), KeyModifiers::NONE), After::Quit);
         assert_eq!(state.press(KeyCode::Char('c'), KeyModifiers::CONTROL), After::Quit);
-    }
-
-    #[test]
-    fn rates_take_at_most_five_characters() {
-        for (rate, expected) in [
-            (0.0, "0"),
-            (999.4, "999"),
-            (999.6, "1.00k"),
-            (12_345.0, "12.3k"),
-            (99_960.0, "100k"),
-            (1.5e9, "1.50G"),
-            (2e12, "2T"),
-        ] {
-            assert_eq!(short(rate), expected);
-        }
     }
 }

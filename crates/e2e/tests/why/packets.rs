@@ -193,6 +193,15 @@ fn rates(hosts: &[Host], way: &Way<'_>, other: &Container) -> Result<()> {
     }
     let table = hosts[2].run(["shoutdctl", "top", "--once"])?;
     ensure!(table.code == 0 && table.stdout.contains("224.1.1.1"), "{table}");
+    let groups = hosts[2].run(["shoutdctl", "groups", "--rates", "--json"])?;
+    let groups: Value = serde_json::from_str(&groups.stdout).context("shoutdctl groups --rates")?;
+    let mut all = groups.as_array().context("groups")?.iter();
+    let row = all.find(|row| row["group"] == "224.1.1.1").context("no row of the group")?;
+    let senders = row["senders"].as_array().context("senders")?;
+    for sender in [way.sender, other] {
+        ensure!(senders.iter().any(|name| name == sender.name.as_str()), "{row}");
+    }
+    ensure!(row["packets"].as_f64().is_some_and(|packets| packets > 240.0), "{row}");
     let unknown = hosts[2].run(["shoutdctl", "top", "--network", "bar"])?;
     ensure!(unknown.code == 1 && unknown.stderr.contains("no network bar"), "{unknown}");
     Ok(())
