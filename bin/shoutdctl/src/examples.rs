@@ -9,7 +9,7 @@ const EXAMPLES: [(&str, &[&str]); 23] = [
         "start",
         &[
             "shoutdctl start 192.0.2.1",
-            "shoutdctl start 192.0.2.2 --peer-addresses=192.0.2.1 --token-file=/root/token",
+            "shoutdctl start 192.0.2.2 --peer-addresses=192.0.2.1 --token-file=token",
             "shoutdctl start --advertise-interface eth1",
             "shoutdctl start",
         ],
@@ -23,8 +23,8 @@ const EXAMPLES: [(&str, &[&str]); 23] = [
     ("token prepare", &["shoutdctl token prepare"]),
     ("approve", &["shoutdctl approve", "shoutdctl approve <fingerprint>"]),
     ("remove", &["shoutdctl remove host3", "shoutdctl remove --force host3"]),
-    ("backup", &["shoutdctl backup /root/shoutd.backup"]),
-    ("restore", &["shoutdctl restore /root/shoutd.backup 192.0.2.1"]),
+    ("backup", &["shoutdctl backup shoutd.backup"]),
+    ("restore", &["shoutdctl restore shoutd.backup 192.0.2.1"]),
     ("recover", &["shoutdctl recover <cluster>"]),
     (
         "network create",

@@ -144,7 +144,7 @@ impl Accounts {
         account.last = reading;
     }
 
-    /// Forgets the networks that are not on the host any more.
+    /// Forgets the networks that have left the host.
     pub fn retain(&mut self, here: &BTreeSet<Vni>) {
         self.networks.retain(|vni, _| here.contains(vni));
     }

@@ -1,4 +1,4 @@
-//! What the rounds of the threads did, for whoever counts it.
+//! What the rounds of the reconciler and the replicator did, for metrics.
 
 use std::fmt::Debug;
 use std::time::Duration;

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
             ("TCP is blocked, and what was joined goes on", network::only_tcp_is_blocked),
             ("more than the network's limit is named", network::more_than_the_limit),
             ("a trace counts packets, and names where they stop", packets::stop_at_each_place),
-            ("a probe is counted exactly while members come and go", packets::probes_are_exact),
+            ("a probe is counted exactly beside other traffic", packets::probes_are_exact),
             ("nothing is broken while members come and go", faults::members_come_and_go),
             ("what does not exist is said in one line", hosts::what_does_not_exist),
             ("watch shows what happens", watching::what_happens_is_shown),

@@ -1,4 +1,4 @@
-//! Counts the packets of a group that pass a device, and keeps them if somebody wants to see them.
+//! Counts the packets of a group that pass a device, and keeps them on request.
 //! The kernel counts, also what is not kept.
 
 use std::io::{self, IoSliceMut};

@@ -1,5 +1,5 @@
 //! Samples of the multicast that a device is to send: sources, groups and lengths. The kernel
-//! counts what nobody read in time, so that rates can be estimated.
+//! counts those that were not read in time, so that rates can be estimated.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsRawFd, OwnedFd};

@@ -99,6 +99,6 @@ mod tests {
         assert_eq!(times.acknowledged(second, now), None, "it does not have the network");
         times.joined(&[network()], &audience, now);
         times.joined(&[], &BTreeMap::new(), now);
-        assert_eq!(times.acknowledged(first, now), None, "it is not told any more");
+        assert_eq!(times.acknowledged(first, now), None, "it is told once");
     }
 }

@@ -1,6 +1,6 @@
 //! `shoutdctl watch`: what changes, as lines of JSON while the connection is open.
 //!
-//! One task makes the scene while somebody watches, and publishes it in a `watch` channel. Each
+//! While there are watchers, one task makes the scene, and publishes it in a `watch` channel. Each
 //! connection compares the newest scene with the last one that it has shown. So no queue grows if a
 //! watcher reads slowly: it is told the difference, and how many scenes it has skipped.
 
@@ -45,9 +45,9 @@ const NAME_GRACE: Duration = Duration::from_secs(1);
 /// The scenes, for all watchers.
 #[derive(Debug)]
 pub struct Scenes {
-    /// The newest; `None` while nobody watches.
+    /// The newest scene; `None` if there is no watcher.
     newest: watch::Sender<Option<Arc<Scene>>>,
-    /// Signaled when somebody begins to watch.
+    /// Signaled when there is a new watcher.
     wanted: Notify,
 }
 
@@ -78,7 +78,7 @@ impl Scenes {
         Some(Body::from_stream(lines(scenes, after)))
     }
 
-    /// Makes scenes while somebody watches, until `stop`.
+    /// Makes scenes while there are watchers, until `stop`.
     pub async fn run(self: Arc<Self>, control: Arc<Control>, stop: CancellationToken) {
         while stop.run_until_cancelled(self.wanted.notified()).await.is_some() {
             let shown = stop.run_until_cancelled(self.show(&control.views)).await;
@@ -88,7 +88,7 @@ impl Scenes {
         }
     }
 
-    /// Makes scenes until nobody watches.
+    /// Makes scenes until the last watcher has left.
     async fn show(&self, views: &Views) {
         let (answers, answered) = watch::channel(BTreeMap::new());
         tokio::select! {

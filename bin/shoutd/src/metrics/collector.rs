@@ -1,4 +1,4 @@
-//! Reads this host's state when somebody asks for metrics, and writes the answer.
+//! Reads this host's state at each scrape, and writes the answer.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! The daemon's metrics, in the formats of Prometheus.
 //!
 //! What happens is counted in [`Meters`], where it happens. What *is*, such as the number of
-//! groups, is read when somebody asks, by the [`Collector`]. `docs/monitoring.md` describes each
+//! groups, is read at each scrape, by the [`Collector`]. `docs/monitoring.md` describes each
 //! metric.
 
 mod collector;

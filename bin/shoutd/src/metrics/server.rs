@@ -98,7 +98,7 @@ pub async fn serve(served: Served, observed: impl Future<Output = ()>, stop: Can
         return stop.cancelled().await;
     };
     let serving = async {
-        // Before anybody can ask: the counts begin now.
+        // Before the first scrape: the counts begin now.
         let _ = timeout(FIRST_READING, observed).await;
         let source = served.source.clone();
         let _ = spawn_blocking(move || source.begin()).await;

@@ -1,4 +1,4 @@
-//! What is read when somebody asks for metrics, as plain data.
+//! The state that is read at a scrape, as plain data.
 
 use shoutd_core::plane::Dropped;
 use shoutd_core::traffic::Traffic;

@@ -53,7 +53,7 @@ enum Interrupted {
     Silent(String),
     /// The daemon refused.
     Refused(anyhow::Error),
-    /// Nobody reads the output.
+    /// The output is closed.
     Closed,
 }
 
@@ -149,7 +149,7 @@ impl Watch {
         self.print(&Line { at, news: News::Silent { reason } })
     }
 
-    /// Unlike with `println!`, a closed pipe is an error: nobody reads what would follow.
+    /// Prints a line. Unlike with `println!`, a closed pipe is an error, which ends the command.
     fn print(self, line: &Line) -> io::Result<()> {
         let mut out = stdout().lock();
         if self.format.json {

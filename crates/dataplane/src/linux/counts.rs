@@ -1,5 +1,5 @@
 //! Counts a group's packets at the devices that they pass, to show where they stop. Nothing is
-//! changed, and nothing is counted unless somebody asks.
+//! changed, and nothing is counted without a request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

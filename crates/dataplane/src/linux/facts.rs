@@ -1,5 +1,5 @@
 //! Reads the facts about a group's way on this host, to explain why packets do not arrive. Nothing
-//! is changed, and nothing is read unless somebody asks.
+//! is changed, and nothing is read without a request.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

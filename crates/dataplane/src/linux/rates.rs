@@ -1,5 +1,5 @@
 //! Measures what multicast the containers of this host send, and how many copies leave the host.
-//! Nothing is changed, and nothing is measured unless somebody asks.
+//! Nothing is changed, and nothing is measured without a request.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! Observation of Docker's calls, for whoever counts them.
+//! Observation of Docker's calls, for metrics.
 
 use std::fmt::Debug;
 use std::time::Duration;

@@ -150,7 +150,7 @@ pub(crate) fn stop_at_each_place(cluster: &mut Cluster) -> Result<()> {
     way.ensure_passes()
 }
 
-/// A container joins and leaves all the time, and sends to the same group.
+/// Another container, and another program of the sender, send to the same group.
 pub(crate) fn probes_are_exact(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let _foo = Network::create(cluster, &hosts[0], "foo", &[])?;
