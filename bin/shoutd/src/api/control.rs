@@ -189,7 +189,7 @@ async fn trace(State(control): State<Arc<Control>>, Json(asked): Json<AskTrace>)
 async fn own_counts(
     State(control): State<Arc<Control>>,
     Json(asked): Json<AskCounts>,
-) -> Json<Result<HostFacts, String>> {
+) -> Json<HostFacts> {
     Json(control.views.own_counts(&asked).await)
 }
 

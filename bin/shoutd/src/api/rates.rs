@@ -8,9 +8,9 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 use futures::future::join_all;
 use ipnet::IpNet;
-use shoutd_core::NetworkId;
-use shoutd_core::limits::{COUNTINGS_MAX, RATED_MS_MAX, RATED_NETWORKS_MAX};
+use shoutd_core::limits::{RATED_MS_MAX, RATED_NETWORKS_MAX};
 use shoutd_core::rates::{AskRates, AskTop, HostRates, NetworkRates, Top, rate_rows};
+use shoutd_core::{NetworkId, Vni};
 use shoutd_dataplane::{Rated, measure};
 
 use crate::api::trace::blocking;
@@ -79,11 +79,7 @@ impl Views {
         if asked.milliseconds > RATED_MS_MAX {
             return Err(format!("rates are measured for {RATED_MS_MAX} ms at most"));
         }
-        let Some(_permit) = self.countings.begin() else {
-            return Err(format!(
-                "packets are counted {COUNTINGS_MAX} times at once already; try again later"
-            ));
-        };
+        let _permit = self.countings.begin(1)?;
         let local = self.services.local.get();
         let mut names = self.container_names_in_time(&local).await;
         let mut senders: BTreeMap<NetworkId, Vec<(IpAddr, String)>> = BTreeMap::new();
@@ -107,7 +103,7 @@ impl Views {
     }
 
     /// The segments to measure.
-    fn rated(&self, asked: &AskRates) -> (BTreeMap<shoutd_core::Vni, NetworkId>, Vec<Rated>) {
+    fn rated(&self, asked: &AskRates) -> (BTreeMap<Vni, NetworkId>, Vec<Rated>) {
         let (cluster, local) = (self.services.agreement.cluster(), self.services.local.get());
         let observed = self.services.plane.watch_observed();
         let observed = observed.borrow();

@@ -1,6 +1,7 @@
 //! Where the packets of a group come, and where they stop: has all hosts that have the network
 //! count at the same time.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -50,16 +51,15 @@ impl Default for Countings {
 }
 
 impl Countings {
-    /// A permit to count; `None` if packets are counted too often at once.
-    pub(super) fn begin(&self) -> Option<OwnedSemaphorePermit> {
-        self.0.clone().try_acquire_owned().ok()
-    }
-
-    /// A permit to keep packets, which takes the place of all others: their buffers take up to
-    /// 60 MiB.
-    fn begin_keeping(&self) -> Option<OwnedSemaphorePermit> {
-        let all = u32::try_from(COUNTINGS_MAX).ok()?;
-        self.0.clone().try_acquire_many_owned(all).ok()
+    /// Permits to count. Keeping packets takes all of them: its buffers take up to 60 MiB.
+    ///
+    /// # Errors
+    /// Packets are counted too often at once.
+    pub(super) fn begin(&self, permits: usize) -> Result<OwnedSemaphorePermit, String> {
+        let permits = u32::try_from(permits).map_err(|error| error.to_string())?;
+        self.0.clone().try_acquire_many_owned(permits).map_err(|_| {
+            format!("packets are counted up to {COUNTINGS_MAX} times at once, and others count now")
+        })
     }
 }
 
@@ -114,11 +114,11 @@ impl Views {
         let deadline = Duration::from_millis(wanted.milliseconds) + ANSWER_DEADLINE;
         let answers = self.hosts_with(&wanted.facts.network).into_iter().map(async |(id, host)| {
             let facts = if id == me {
-                self.own_counts(wanted).await
+                Ok(self.own_counts(wanted).await)
             } else {
                 let peers = &self.services.peers;
                 let asked = peers.call_host(id, host.address, COUNTS, wanted, deadline).await;
-                asked.map_err(|error| error.to_string()).flatten()
+                asked.map_err(|error| error.to_string())
             };
             Answer { host: host.name, vtep: host.address.ip(), facts }
         });
@@ -127,11 +127,24 @@ impl Views {
         answers
     }
 
-    /// The facts of this host, with what it counted. The sender's host sends the probe.
-    ///
-    /// # Errors
-    /// Why this host cannot count or send.
-    pub async fn own_counts(&self, asked: &AskCounts) -> Result<HostFacts, String> {
+    /// The facts of this host, with what it counted, or why it did not count. If the sender is on
+    /// this host, it sends the probe.
+    pub async fn own_counts(&self, asked: &AskCounts) -> HostFacts {
+        let counted = self.count(asked).await;
+        let mut facts = self.own_facts(&asked.facts).await;
+        match counted {
+            Ok(Some((counts, kept))) => {
+                facts.counts = Some(counts);
+                facts.kept = kept;
+            }
+            Ok(None) => {}
+            Err(why) => facts.uncounted = Some(why),
+        }
+        facts
+    }
+
+    /// What this host counted and kept; `None` if it has no container on the network.
+    async fn count(&self, asked: &AskCounts) -> Result<Option<(Counts, Vec<Kept>)>, String> {
         if asked.milliseconds > COUNTING_MS_MAX
             || asked.probe.as_ref().is_some_and(|(_, probe)| probe.count > TRACE_PROBES_MAX)
         {
@@ -141,32 +154,23 @@ impl Views {
         if !asked.facts.group.is_multicast() {
             return Err(format!("{} is not a multicast address", asked.facts.group));
         }
-        let countings = &self.countings;
-        let permit = if asked.kept > 0 { countings.begin_keeping() } else { countings.begin() };
-        let Some(_permit) = permit else {
-            return Err("others count packets here already; try again in some seconds".to_owned());
-        };
+        let permits = if asked.kept > 0 { COUNTINGS_MAX } else { 1 };
+        let _permit = self.countings.begin(permits)?;
         let begin = Instant::now();
-        let Some(wanted) = self.counts_wanted(asked) else {
-            return Ok(self.own_facts(&asked.facts).await);
-        };
+        let Some((wanted, hosts_left_out)) = self.counts_wanted(asked) else { return Ok(None) };
         let directory = Path::new(NAMESPACES);
         let opened = wanted.clone();
         let counting = blocking(move || Counting::open(directory, &opened)).await?;
         let end = begin + Duration::from_millis(asked.milliseconds);
         let (counted, sent) =
-            tokio::join!(count(counting, asked.kept, end), self.send(asked, wanted));
+            tokio::join!(count_until(end, counting, asked.kept), self.send(asked, wanted));
         sent?;
         let elapsed = begin.elapsed().as_millis();
-        let (counts, kept) = counted?;
-        let mut facts = self.own_facts(&asked.facts).await;
-        facts.kept = kept;
-        facts.counts = Some(Counts {
-            milliseconds: u64::try_from(elapsed).unwrap_or(u64::MAX),
-            is_exact: asked.is_exact,
-            ..counts
-        });
-        Ok(facts)
+        let (mut counts, kept) = counted?;
+        counts.milliseconds = u64::try_from(elapsed).unwrap_or(u64::MAX);
+        counts.is_exact = asked.is_exact;
+        counts.left_out += hosts_left_out;
+        Ok(Some((counts, kept)))
     }
 
     /// Sends the probe if the sender is on this host.
@@ -178,8 +182,9 @@ impl Views {
         blocking(move || send_probe(Path::new(NAMESPACES), &wanted, &sender, &probe)).await
     }
 
-    /// `None` if this host has no container on the network.
-    fn counts_wanted(&self, asked: &AskCounts) -> Option<CountsWanted> {
+    /// What to count, and how many hosts are left out; `None` if this host has no container on the
+    /// network.
+    fn counts_wanted(&self, asked: &AskCounts) -> Option<(CountsWanted, usize)> {
         let local = self.services.local.get();
         let facts = self.wanted(&asked.facts, &local)?;
         let is_wanted = |subject: &Subject| {
@@ -189,23 +194,29 @@ impl Views {
         let peers = self.hosts_with(&asked.facts.network).into_iter().filter(|(id, _)| *id != me);
         let peers = peers.map(|(_, host)| host.address.ip());
         let is_counted = |address: &IpAddr| asked.hosts.is_empty() || asked.hosts.contains(address);
-        Some(CountsWanted {
+        let mut peers: BTreeSet<IpAddr> = peers.filter(is_counted).collect();
+        let left_out = peers.len().saturating_sub(COUNTED_HOSTS_MAX);
+        while peers.len() > COUNTED_HOSTS_MAX {
+            peers.pop_last();
+        }
+        let wanted = CountsWanted {
             vni: facts.vni,
             keeps: asked.kept > 0,
             group: asked.facts.group,
             source: asked.source,
             port: asked.port,
             subjects: facts.subjects.into_iter().filter(is_wanted).collect(),
-            peers: peers.filter(is_counted).take(COUNTED_HOSTS_MAX).collect(),
-        })
+            peers,
+        };
+        Some((wanted, left_out))
     }
 }
 
 /// Counts until the end, and keeps so many packets of each place.
-async fn count(
+async fn count_until(
+    end: Instant,
     counting: Counting,
     kept: usize,
-    end: Instant,
 ) -> Result<(Counts, Vec<Kept>), String> {
     let mut keeper = Keeper::new(kept);
     while kept > 0 && Instant::now() < end {

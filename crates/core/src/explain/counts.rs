@@ -90,7 +90,7 @@ pub struct Counts {
     pub is_exact: bool,
     /// At its containers.
     pub containers: BTreeMap<EndpointId, ContainerCounts>,
-    /// How many containers were left out, because the host counts at so many only.
+    /// How many containers and other hosts were left out, because the host counts at so many only.
     pub left_out: usize,
     /// At the VXLAN device.
     pub tunnel: InOut,

@@ -37,6 +37,9 @@ pub struct HostFacts {
     /// The group's packets that it counted, if it was asked to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counts: Option<Counts>,
+    /// Why it did not count or send the probe, though it was asked to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncounted: Option<String>,
     /// The packets that it kept, if it was asked to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<Kept>,

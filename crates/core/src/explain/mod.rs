@@ -200,6 +200,7 @@ pub fn explain(asked: &AskWhy, network: &str, answers: &[Answer]) -> Result<Expl
     for place in &receivers {
         findings.extend(case.receiver(*place, from));
     }
+    findings.extend(case.uncounted());
     findings.extend(case.packets(from, &receivers));
     findings.sort_by_key(|finding| finding.station);
     findings.extend(problems(answers));

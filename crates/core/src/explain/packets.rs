@@ -55,6 +55,34 @@ impl<'a> Case<'a> {
         place.counts().is_some_and(|counts| counts.interface.outbound > 0)
     }
 
+    /// The hosts that did not count, or not everywhere.
+    pub(super) fn uncounted(&self) -> Vec<Finding> {
+        let found = |answer: &Answer, verdict, text, remedy: &str| Finding {
+            station: Station::Sender,
+            host: answer.host.clone(),
+            container: None,
+            verdict,
+            text,
+            remedy: Some(remedy.to_owned()),
+        };
+        let mut findings = Vec::new();
+        for answer in self.answers {
+            let Ok(facts) = &answer.facts else { continue };
+            if let Some(why) = &facts.uncounted {
+                let text = format!("{} did not count packets: {why}", answer.host);
+                findings.push(found(answer, Verdict::Broken, text, "trace again in some seconds"));
+            }
+            if let Some(counts) = facts.counts.as_ref().filter(|counts| counts.left_out > 0) {
+                let text = format!(
+                    "{} containers or hosts were left out on {}, which counts at so many only",
+                    counts.left_out, answer.host
+                );
+                findings.push(found(answer, Verdict::Unknown, text, "name --from and --to"));
+            }
+        }
+        findings
+    }
+
     /// The findings that follow from counts.
     pub(super) fn packets(&self, from: Option<Place<'a>>, receivers: &[Place<'a>]) -> Vec<Finding> {
         if !self.is_counted() {

@@ -90,6 +90,7 @@ fn host_facts(number: u8) -> HostFacts {
         tunnels: BTreeMap::from([(other, Carriage::Carries)]),
         problems: Vec::new(),
         counts: None,
+        uncounted: None,
         kept: Vec::new(),
     }
     .with_member(member)

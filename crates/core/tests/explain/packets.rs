@@ -71,6 +71,20 @@ fn a_host_at_whose_tunnel_nobody_counted_is_not_broken() {
 }
 
 #[test]
+fn a_host_that_did_not_count_is_named_and_what_it_left_out_is_said() {
+    let mut world = World::counted(true);
+    world.facts(1).counts = None;
+    world.facts(1).uncounted = Some("it is busy".to_owned());
+    assert_eq!(world.cause(), "host1 did not count packets: it is busy");
+
+    let mut world = World::counted(true);
+    world.counts(2).left_out = 7;
+    let found = world.trace(&question()).explanation;
+    assert_eq!(found.cause(), None);
+    assert!(found.findings.iter().any(|finding| finding.text.starts_with("7 containers or hosts")));
+}
+
+#[test]
 fn the_way_is_shown_in_its_order_and_nothing_is_broken() {
     for is_exact in [false, true] {
         for from in [None, Some("c1".to_owned())] {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::thread;
+use std::time::Instant;
 
 use shoutd_core::explain::{ContainerCounts, Counts, InOut, KeptAt, TraceProbe};
 use shoutd_core::limits::{COUNTED_CONTAINERS_MAX, PORT};
@@ -243,9 +244,12 @@ pub fn send_probe(
     let own = (own.index, own.name.as_str());
     let sender = GroupSender::open(&namespace, own, wanted.source, to, probe.ttl)?;
     let content = vec![0; probe.size.into()];
-    for _ in 0..probe.count {
+    let begin = Instant::now();
+    for number in 1..=probe.count {
         sender.send(&content)?;
-        thread::sleep(TraceProbe::INTERVAL);
+        // By the clock, so that delays do not add up: hosts stop counting at a time known before.
+        let next = TraceProbe::INTERVAL * number.into();
+        thread::sleep(next.saturating_sub(begin.elapsed()));
     }
     Ok(())
 }
