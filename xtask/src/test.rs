@@ -13,9 +13,9 @@ use shoutd_tooling::{machine, programs};
 
 use crate::fuzz;
 
-/// Kinds of tests that run at a time. Two with whole hosts leave half of two processors idle: they
-/// wait for their engines, or for time-outs.
-const LANES: usize = 3;
+/// Kinds of tests that run at a time. Three with whole hosts leave a fifth of two processors idle:
+/// they wait for their engines, or for time-outs.
+const LANES: usize = 4;
 
 /// The engine of the hosts in end-to-end tests; in mixed tests, of all but the first.
 const ENGINE: &str = "SHOUTD_LAB_ENGINE";
@@ -36,8 +36,8 @@ const OF_THE_MACHINE: [&str; 2] = ["e2e_programs", "e2e_router"];
 
 /// The end-to-end tests that take longest. They run first, so that no lane waits for one at the
 /// end.
-const LONGEST: [&str; 5] =
-    ["e2e_cluster", "e2e_life", "e2e_swarm", "e2e_callbacks", "e2e_remedies"];
+const LONGEST: [&str; 6] =
+    ["e2e_cluster", "e2e_life", "e2e_swarm", "e2e_callbacks", "e2e_remedies", "e2e_why"];
 
 /// End-to-end tests without any engine.
 const WITHOUT_ENGINE: [&str; 1] = ["e2e_kernel"];
