@@ -67,6 +67,9 @@ impl fmt::Display for Carriage {
 /// Loss, in percent, from which a direction counts as lossy.
 const LOSS_MIN: u64 = 25;
 
+/// Successive probes whose loss is an outage: they take as long as [`PROBE_SILENCE`].
+const OUTAGE: u64 = 4;
+
 /// The probes of one peer. Times are since any fixed moment.
 #[derive(Debug, Clone, Default)]
 struct Peer {
@@ -113,12 +116,15 @@ impl Peer {
         }
     }
 
-    /// The loss of the small probes, if it is high.
+    /// The loss of the small probes, if it is high. While the tunnel carried nothing, it was silent
+    /// and not lossy: those probes do not count.
     fn loss(&self) -> Option<u8> {
-        let (first, last) = (self.numbers.iter().min()?, self.numbers.iter().max()?);
-        let sent = last - first + 1;
-        let lost = sent.saturating_sub(u64::try_from(self.numbers.len()).ok()?);
-        let percent = 100 * lost / sent;
+        let mut numbers: Vec<u64> = self.numbers.iter().copied().collect();
+        numbers.sort_unstable();
+        let gaps = numbers.windows(2).filter_map(|pair| pair[1].checked_sub(pair[0] + 1));
+        let lost: u64 = gaps.filter(|gap| *gap < OUTAGE).sum();
+        let sent = lost + u64::try_from(numbers.len()).ok()?;
+        let percent = 100 * lost / sent.max(1);
         (self.numbers.len() >= PROBES_COUNTED / 2 && percent >= LOSS_MIN)
             .then(|| u8::try_from(percent).unwrap_or(100))
     }
@@ -332,7 +338,8 @@ mod tests {
         run(&mut tunnels, 20 + silence - 2, 20 + silence + 1, |_, _| false);
         assert_eq!(inbound(&tunnels, 20 + silence), Carriage::Silent);
         run(&mut tunnels, 20 + silence + 1, 22 + silence + 1, |_, _| true);
-        assert_ne!(inbound(&tunnels, 22 + silence + 1), Carriage::Silent);
+        // What was lost in the meantime is past.
+        assert_eq!(inbound(&tunnels, 22 + silence + 1), Carriage::Carries);
     }
 
     #[test]
