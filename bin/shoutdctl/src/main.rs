@@ -94,6 +94,8 @@ enum Command {
     /// Count a group's packets, and write them to a file with an interface for each place, for
     /// Wireshark
     Capture(show::Capture),
+    /// Ping between the segments of all hosts at the same time, through the tunnels
+    Ping(show::Ping),
     /// Show who sends how much multicast to whom, live
     Top(top::Top),
     /// List what shoutd decided by itself on this host, newest first
@@ -139,6 +141,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Why(why) => return why.run(directories).await,
             Command::Trace(trace) => return trace.run(directories).await,
             Command::Capture(capture) => return capture.run(directories).await,
+            Command::Ping(ping) => return ping.run(directories).await,
             Command::Doctor(doctor) => return doctor.run(directories).await,
             Command::Start(start) => start.run(directories).await,
             Command::Stop(stop) => stop.run(directories).await,

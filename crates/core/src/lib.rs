@@ -30,6 +30,7 @@ pub mod missing;
 pub mod multicast;
 pub mod names;
 pub mod own_address;
+pub mod ping;
 pub mod plane;
 pub mod rates;
 pub mod recall;

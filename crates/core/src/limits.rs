@@ -247,6 +247,12 @@ pub const KEPT_BYTES_MAX: usize = 1 << 20;
 /// Datagrams of one probe of `shoutdctl trace`: one each 10 ms.
 pub const TRACE_PROBES_MAX: u16 = 1000;
 
+/// Hosts that ping each other at a time. Each request and each answer goes to all of them.
+pub const PING_HOSTS_MAX: usize = 64;
+
+/// Requests that a host sends for `shoutdctl ping`: one each 20 ms.
+pub const PING_REQUESTS_MAX: u16 = 500;
+
 /// Sources and groups of one network whose rates are measured at a time. More are not shown.
 pub const RATED_FLOWS_MAX: usize = 4096;
 

@@ -80,7 +80,7 @@ pub use packet_count::{CountedPlace, KeptPacket, PacketCounter};
 pub use packet_filter::{Direction, GroupPackets, InTunnel};
 pub use packet_samples::{PacketSample, PacketSampler};
 pub use port::PortSettings;
-pub use probe_socket::ProbeSocket;
+pub use probe_socket::{ProbeSocket, ProbeUse};
 pub use proc_net::{JoinedGroup, ListedSocket};
 pub use query::{QueryMonitor, QueryVersion, ReceivedQuery};
 pub use report::{GroupRecord, Reporter};

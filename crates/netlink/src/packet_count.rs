@@ -3,7 +3,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use nix::libc;
@@ -46,6 +46,12 @@ pub struct KeptPacket {
 #[derive(Debug)]
 pub struct PacketCounter {
     fd: OwnedFd,
+}
+
+impl AsFd for PacketCounter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
 }
 
 impl PacketCounter {

@@ -15,6 +15,7 @@ use shoutd_core::explain::{AskCounts, AskFacts, AskTrace, AskWhy, Explanation, H
 use shoutd_core::health::HostHealth;
 use shoutd_core::joining::PeerCheck;
 use shoutd_core::limits::{EVENTS_MAX, WATCHERS_MAX};
+use shoutd_core::ping::{AskEchoes, AskPing, Echoes, Ping};
 use shoutd_core::rates::{AskRates, AskTop, HostRates, Top};
 use shoutd_core::view::{
     Applicant, Approve, AwaitNetwork, CheckPeers, Done, EndpointRow, Endpoints, Failure,
@@ -25,6 +26,7 @@ use shoutd_core::watch::AskWatch;
 
 use crate::api::clocks::{CLOCK, milliseconds};
 use crate::api::group_members::GROUP_MEMBERS;
+use crate::api::ping::ECHOES;
 use crate::api::rates::RATES;
 use crate::api::rollout::Rollouts;
 use crate::api::trace::COUNTS;
@@ -86,6 +88,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/groups", get(groups))
         .route("/v1/why", post(why))
         .route("/v1/trace", post(trace))
+        .route("/v1/ping", post(ping))
         .route("/v1/top", post(top))
         .route("/v1/events", get(events))
         .route("/v1/clocks", get(clocks))
@@ -110,6 +113,7 @@ pub fn peer_router(control: Arc<Control>) -> Router {
         .route(GROUP_MEMBERS, post(own_group_members))
         .route(FACTS, post(own_facts))
         .route(COUNTS, post(own_counts))
+        .route(ECHOES, post(own_echoes))
         .route(RATES, post(own_rates))
         .with_state(control)
 }
@@ -191,6 +195,17 @@ async fn own_counts(
     Json(asked): Json<AskCounts>,
 ) -> Json<HostFacts> {
     Json(control.views.own_counts(&asked).await)
+}
+
+async fn ping(State(control): State<Arc<Control>>, Json(asked): Json<AskPing>) -> Answer<Ping> {
+    Ok(Json(control.views.ping(&asked).await?))
+}
+
+async fn own_echoes(
+    State(control): State<Arc<Control>>,
+    Json(asked): Json<AskEchoes>,
+) -> Json<Result<Echoes, String>> {
+    Json(control.views.own_echoes(&asked).await)
 }
 
 async fn top(State(control): State<Arc<Control>>, Json(asked): Json<AskTop>) -> Answer<Top> {

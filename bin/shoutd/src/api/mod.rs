@@ -6,6 +6,7 @@ pub mod events;
 #[cfg(test)]
 mod fuzz;
 pub mod group_members;
+pub mod ping;
 pub mod rates;
 pub mod rollout;
 pub mod trace;

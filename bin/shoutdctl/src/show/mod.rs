@@ -3,6 +3,7 @@
 mod inspect;
 mod lists;
 mod pcapng;
+mod ping;
 mod status;
 mod trace;
 mod watch;
@@ -16,6 +17,7 @@ use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
 pub use inspect::Inspect;
 pub use lists::{Endpoints, Events, Groups, Hosts, Networks};
+pub use ping::Ping;
 use serde::Serialize;
 use shoutd_cli::Directories;
 use shoutd_core::view::{Membership, Status as StatusView};

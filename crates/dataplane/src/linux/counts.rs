@@ -230,19 +230,8 @@ pub fn send_probe(
     probe: &TraceProbe,
 ) -> Result<(), KernelError> {
     let segment = Namespace::open(&directory.join(namespace_name(wanted.vni)))?;
-    let name = DeviceName::port(&from.endpoint);
-    let port = Route::open(&segment)?.link(name.as_str())?;
-    let peer = port.and_then(|port| port.peer).filter(|peer| peer.namespace.is_some());
-    let missing = || KernelError::NoDevice {
-        device: format!("at the other end of {}", name.as_str()),
-        namespace: "of the container".to_owned(),
-    };
-    let (Some(peer), Some(sandbox)) = (peer, &from.sandbox) else { return Err(missing()) };
-    let namespace = Namespace::open(sandbox)?;
-    let own = Route::open(&namespace)?.link_at(peer.index)?.ok_or_else(missing)?;
     let to = (wanted.group, wanted.port.unwrap_or(TraceProbe::PORT));
-    let own = (own.index, own.name.as_str());
-    let sender = GroupSender::open(&namespace, own, wanted.source, to, probe.ttl)?;
+    let sender = container_sender(&segment, from, wanted.source, to, probe.ttl)?;
     let content = vec![0; probe.size.into()];
     let begin = Instant::now();
     for number in 1..=probe.count {
@@ -252,4 +241,29 @@ pub fn send_probe(
         thread::sleep(next.saturating_sub(begin.elapsed()));
     }
     Ok(())
+}
+
+/// Sends datagrams from a container, by its interface on the network of this segment. Without a
+/// source, the kernel chooses the address.
+///
+/// # Errors
+/// The container has no interface on the network, or cannot send by it.
+pub(super) fn container_sender(
+    segment: &Namespace,
+    from: &Subject,
+    source: Option<IpAddr>,
+    to: (IpAddr, u16),
+    ttl: u8,
+) -> Result<GroupSender, KernelError> {
+    let name = DeviceName::port(&from.endpoint);
+    let port = Route::open(segment)?.link(name.as_str())?;
+    let peer = port.and_then(|port| port.peer).filter(|peer| peer.namespace.is_some());
+    let missing = || KernelError::NoDevice {
+        device: format!("at the other end of {}", name.as_str()),
+        namespace: "of the container".to_owned(),
+    };
+    let (Some(peer), Some(sandbox)) = (peer, &from.sandbox) else { return Err(missing()) };
+    let namespace = Namespace::open(sandbox)?;
+    let own = Route::open(&namespace)?.link_at(peer.index)?.ok_or_else(missing)?;
+    Ok(GroupSender::open(&namespace, (own.index, own.name.as_str()), source, to, ttl)?)
 }

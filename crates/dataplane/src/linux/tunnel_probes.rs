@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use shoutd_core::plane::{TUNNEL, namespace_name};
 use shoutd_core::{MacAddress, Vni};
-use shoutd_netlink::{Namespace, ProbeSocket, Route};
+use shoutd_netlink::{Namespace, ProbeSocket, ProbeUse, Route};
 
 use crate::kernel_error::KernelError;
 
@@ -66,7 +66,7 @@ impl TunnelProbes {
         let device = Route::open(&namespace)?.link(TUNNEL)?;
         let device = device
             .ok_or_else(|| KernelError::NoDevice { device: TUNNEL.to_owned(), namespace: name })?;
-        let socket = ProbeSocket::open(&namespace, device.index)?;
+        let socket = ProbeSocket::open(&namespace, device.index, ProbeUse::Tunnel)?;
         Ok(Tunnel { socket, mtu: usize::try_from(device.mtu).unwrap_or_default() })
     }
 

@@ -1,0 +1,118 @@
+//! What follows from the hosts' counts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::{Echoes, Heard, Ping, PingPair, RoundTrip, Sizes};
+use crate::HostId;
+
+/// The answer of one host, or why it did not take part.
+#[derive(Debug, Clone)]
+pub struct PingAnswer {
+    /// Its id.
+    pub id: HostId,
+    /// Its name.
+    pub name: String,
+    /// Its counts.
+    pub echoes: Result<Echoes, String>,
+}
+
+impl Ping {
+    /// `listeners` are the hosts with members of the group, by name; `None` if all hosts are pinged.
+    pub fn new(
+        network: String,
+        group: Option<IpAddr>,
+        sizes: Sizes,
+        answers: &[PingAnswer],
+        listeners: Option<&BTreeSet<String>>,
+    ) -> Self {
+        let mut ping = Self { network, group, ..Self::default() };
+        let mut counts: BTreeMap<HostId, (&str, &Echoes)> = BTreeMap::new();
+        for answer in answers {
+            match &answer.echoes {
+                Ok(echoes) => {
+                    ping.hosts.push(answer.name.clone());
+                    let why = echoes.unsent.iter();
+                    ping.problems.extend(why.map(|why| format!("{}: {why}", answer.name)));
+                    counts.insert(answer.id, (&answer.name, echoes));
+                }
+                Err(why) => ping.problems.push(format!("{} did not take part: {why}", answer.name)),
+            }
+        }
+        ping.hosts.sort();
+        for (from, (name, echoes)) in &counts {
+            for (to, (other, others)) in counts.iter().filter(|(to, _)| *to != from) {
+                if listeners.is_none_or(|listeners| listeners.contains(*other)) {
+                    let (there, back) = (others.heard.get(from), echoes.heard.get(to));
+                    ping.pairs.push(PingPair::new(name, other, echoes, there, back));
+                }
+            }
+        }
+        ping.pairs.sort_by(|a, b| (&a.from, &a.to).cmp(&(&b.from, &b.to)));
+        ping.problems.extend(ping.pairs.iter().filter_map(|pair| pair.problem(sizes)));
+        ping
+    }
+}
+
+impl PingPair {
+    fn new(
+        from: &str,
+        to: &str,
+        echoes: &Echoes,
+        there: Option<&Heard>,
+        back: Option<&Heard>,
+    ) -> Self {
+        let there = there.cloned().unwrap_or_default();
+        Self {
+            from: from.to_owned(),
+            to: to.to_owned(),
+            sent: echoes.sent,
+            received: there.requests,
+            duplicates: there.duplicates,
+            largest: (there.requests > 0).then_some(there.largest),
+            mtu: echoes.mtu,
+            round_trip: back.and_then(|back| RoundTrip::of(&back.round_trips)),
+        }
+    }
+
+    /// How many requests did not arrive, in percent.
+    pub fn loss(&self) -> f64 {
+        let lost = self.sent.saturating_sub(self.received);
+        100.0 * f64::from(lost) / f64::from(self.sent.max(1))
+    }
+
+    /// What is wrong, and what to do.
+    fn problem(&self, sizes: Sizes) -> Option<String> {
+        let Self { from, to, sent, received, mtu, .. } = self;
+        let lost = sent.saturating_sub(*received);
+        if lost == 0 {
+            return None;
+        }
+        let Some(largest) = self.largest else {
+            return Some(format!(
+                "{from} to {to}: none of {sent} requests arrived; `shoutdctl why` tells more"
+            ));
+        };
+        // Requests above the largest one that arrived are lost for their size.
+        let is_cut = sizes == Sizes::Sweep && largest < *mtu;
+        Some(if is_cut {
+            format!(
+                "{from} to {to}: nothing larger than {largest} octets arrived, though the \
+                 network's MTU is {mtu}: correct the MTU of the links between them, or create the \
+                 network with --opt com.docker.network.driver.mtu={largest}"
+            )
+        } else {
+            format!("{from} to {to}: {lost} of {sent} requests did not arrive")
+        })
+    }
+}
+
+impl RoundTrip {
+    fn of(times: &[u32]) -> Option<Self> {
+        let mut times = times.to_vec();
+        times.sort_unstable();
+        let last = times.len().checked_sub(1)?;
+        let at = |percent: usize| times.get(last * percent / 100).copied();
+        Some(Self { samples: times.len(), p50: at(50)?, p99: at(99)? })
+    }
+}
