@@ -39,11 +39,14 @@ const EXAMPLES: [(&str, &[&str]); 23] = [
     ("network inspect", &["shoutdctl network inspect foo"]),
     ("swarm-plugin install", &["shoutdctl swarm-plugin install"]),
     ("swarm-plugin remove", &["shoutdctl swarm-plugin remove"]),
-    ("status", &["shoutdctl status", "shoutdctl status --cluster", "shoutdctl status --json"]),
+    (
+        "status",
+        &["shoutdctl status", "shoutdctl status --cluster", "shoutdctl status --host host2"],
+    ),
     ("hosts", &["shoutdctl hosts", "shoutdctl hosts --json"]),
     ("networks", &["shoutdctl networks", "shoutdctl networks --host host2"]),
     ("endpoints", &["shoutdctl endpoints", "shoutdctl endpoints --network foo --json"]),
-    ("events", &["shoutdctl events", "shoutdctl events --json"]),
+    ("events", &["shoutdctl events", "shoutdctl events --host host2 --json"]),
     ("groups", &["shoutdctl groups", "shoutdctl groups --network foo --rates"]),
 ];
 

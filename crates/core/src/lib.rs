@@ -18,6 +18,7 @@ pub mod driver;
 pub mod events;
 pub mod explain;
 pub mod health;
+pub mod host_view;
 pub mod id;
 pub mod in_flight;
 pub mod joining;

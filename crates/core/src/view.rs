@@ -301,7 +301,7 @@ pub fn why_no_groups(
             |host| format!("no container of host {host}"),
         );
         let place = network.map_or_else(
-            || "the networks of this host".to_owned(),
+            || format!("the networks of {me}"),
             |network| format!("network {network}"),
         );
         return format!("{who} is a member of a group on {place}");
@@ -315,8 +315,8 @@ pub fn why_no_groups(
     }
     let elsewhere = elsewhere.join(", ");
     format!(
-        "this host has no container on {subject}, and knows the groups of its own networks only: \
-         ask on {elsewhere}"
+        "{me} has no container on {subject}, and knows the groups of its own networks only: ask \
+         one of {elsewhere} with --host"
     )
 }
 
@@ -467,16 +467,16 @@ mod tests {
         });
         assert_eq!(
             why_no_groups("h1", &networks, None, None),
-            "no container is a member of a group on the networks of this host"
+            "no container is a member of a group on the networks of h1"
         );
         assert_eq!(
             why_no_groups("h1", &networks, Some("foo"), Some("h2")),
             "no container of host h2 is a member of a group on network foo"
         );
         let why = why_no_groups("h1", &networks, Some("bar"), None);
-        assert!(why.ends_with("ask on h2, h3"), "{why}");
+        assert!(why.ends_with("ask one of h2, h3 with --host"), "{why}");
         let why = why_no_groups("h4", &networks, None, None);
-        assert!(why.ends_with("ask on h1, h2, h3"), "{why}");
+        assert!(why.ends_with("ask one of h1, h2, h3 with --host"), "{why}");
         assert_eq!(
             why_no_groups("h4", &networks, Some("idle"), None),
             "no host has a container on network idle"

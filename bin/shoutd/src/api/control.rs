@@ -9,10 +9,12 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use serde_json::Value;
 use shoutd_core::doctor::ClockFacts;
 use shoutd_core::events::Event;
 use shoutd_core::explain::{AskCounts, AskFacts, AskTrace, AskWhy, Explanation, HostFacts, Trace};
 use shoutd_core::health::HostHealth;
+use shoutd_core::host_view::{AskHost, HostView};
 use shoutd_core::joining::PeerCheck;
 use shoutd_core::limits::{EVENTS_MAX, WATCHERS_MAX};
 use shoutd_core::ping::{AskEchoes, AskPing, Echoes, Ping};
@@ -25,6 +27,7 @@ use shoutd_core::view::{
 use shoutd_core::watch::AskWatch;
 
 use crate::api::clocks::{CLOCK, milliseconds};
+use crate::api::elsewhere::VIEW;
 use crate::api::group_members::GROUP_MEMBERS;
 use crate::api::ping::ECHOES;
 use crate::api::rates::RATES;
@@ -81,6 +84,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/status", get(status))
         .route("/v1/health", get(health))
         .route("/v1/hosts", get(hosts))
+        .route("/v1/host", post(host_view))
         .route("/v1/networks", get(networks))
         .route("/v1/networks/wait", post(await_network))
         .route("/v1/networks/forget", post(forget_network))
@@ -112,6 +116,7 @@ pub fn peer_router(control: Arc<Control>) -> Router {
         .route(ENDPOINTS, post(own_endpoints))
         .route(GROUP_MEMBERS, post(own_group_members))
         .route(FACTS, post(own_facts))
+        .route(VIEW, post(own_view))
         .route(COUNTS, post(own_counts))
         .route(ECHOES, post(own_echoes))
         .route(RATES, post(own_rates))
@@ -144,6 +149,20 @@ async fn clocks(State(control): State<Arc<Control>>) -> Json<Vec<ClockFacts>> {
 
 async fn hosts(State(control): State<Arc<Control>>) -> Json<Vec<HostRow>> {
     Json(control.views.hosts().await)
+}
+
+async fn host_view(
+    State(control): State<Arc<Control>>,
+    Json(asked): Json<AskHost>,
+) -> Answer<Value> {
+    Ok(Json(control.views.of_host(&asked).await?))
+}
+
+async fn own_view(
+    State(control): State<Arc<Control>>,
+    Json(view): Json<HostView>,
+) -> Answer<Value> {
+    Ok(Json(control.views.own_view(view).await?))
 }
 
 async fn networks(State(control): State<Arc<Control>>) -> Json<Vec<NetworkRow>> {

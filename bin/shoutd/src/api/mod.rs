@@ -2,6 +2,7 @@
 
 pub mod clocks;
 pub mod control;
+pub mod elsewhere;
 pub mod events;
 #[cfg(test)]
 mod fuzz;

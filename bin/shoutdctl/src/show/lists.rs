@@ -5,19 +5,23 @@ use clap::Args;
 use comfy_table::Table;
 use shoutd_cli::Directories;
 use shoutd_core::events::Event;
+use shoutd_core::host_view::HostView;
 use shoutd_core::multicast::SourceFilter;
 use shoutd_core::rates::{AskTop, RatedGroup, Top, rated_groups};
 use shoutd_core::view::{self, GroupRow, HostRow, MemberHost, NetworkRow, Status, why_no_groups};
 
-use super::{Format, ago, cell, list, short, table};
+use super::{Format, ago, cell, list, of_host, short, table};
 use crate::control;
 use crate::moment::when;
 
 /// `shoutdctl hosts`.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Hosts {
     #[command(flatten)]
     format: Format,
+    /// As this host of the cluster sees them (name or id)
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
 }
 
 /// `shoutdctl networks`, `shoutdctl network ls`.
@@ -52,10 +56,13 @@ pub struct Groups {
 }
 
 /// `shoutdctl events`.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 pub struct Events {
     #[command(flatten)]
     format: Format,
+    /// Those of this host of the cluster (name or id)
+    #[arg(long, value_name = "HOST")]
+    host: Option<String>,
 }
 
 /// Filters of a list.
@@ -112,7 +119,8 @@ async fn host_name(directories: &Directories, wanted: Option<&str>) -> Result<Op
 impl Hosts {
     /// Lists the hosts.
     pub async fn run(self, directories: &Directories) -> Result<()> {
-        let hosts: Vec<HostRow> = control::get(directories, "/v1/hosts").await?;
+        let hosts: Vec<HostRow> =
+            of_host(directories, self.host.as_deref(), HostView::Hosts).await?;
         let mut table =
             table(["NAME", "ID", "ADDRESS", "ROLE", "STATE", "ADVERTISEMENTS", "TUNNEL"]);
         for host in &hosts {
@@ -213,7 +221,9 @@ impl Groups {
     /// Lists the groups, and if there are none, says why.
     pub async fn run(self, directories: &Directories) -> Result<()> {
         let (network, host) = self.only.resolve(directories).await?;
-        let mut groups: Vec<GroupRow> = control::get(directories, "/v1/groups").await?;
+        // Another host may have other networks.
+        let mut groups: Vec<GroupRow> =
+            of_host(directories, self.only.host.as_deref(), HostView::Groups).await?;
         groups.retain(|row| network.as_ref().is_none_or(|wanted| row.network == *wanted));
         for row in &mut groups {
             row.hosts.retain(|member| host.as_ref().is_none_or(|wanted| member.name == *wanted));
@@ -234,10 +244,9 @@ impl Groups {
         if groups.is_empty() && !self.format.json {
             let status: Status = control::get(directories, "/v1/status").await?;
             let networks: Vec<NetworkRow> = control::get(directories, "/v1/networks").await?;
-            eprintln!(
-                "({})",
-                why_no_groups(&status.name, &networks, network.as_deref(), host.as_deref())
-            );
+            let asked = host.as_ref().unwrap_or(&status.name);
+            let why = why_no_groups(asked, &networks, network.as_deref(), host.as_deref());
+            eprintln!("({why})");
         }
         Ok(())
     }
@@ -284,7 +293,8 @@ fn member_host(host: &MemberHost) -> String {
 impl Events {
     /// Lists the events.
     pub async fn run(self, directories: &Directories) -> Result<()> {
-        let events: Vec<Event> = control::get(directories, "/v1/events").await?;
+        let events: Vec<Event> =
+            of_host(directories, self.host.as_deref(), HostView::Events).await?;
         let mut table = table(["LAST", "COUNT", "EVENT", "SUBJECT", "DETAILS"]);
         for event in &events {
             let (count, kind) = (event.count.to_string(), event.kind.to_string());

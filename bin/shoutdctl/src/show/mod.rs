@@ -19,14 +19,16 @@ pub use inspect::Inspect;
 pub use lists::{Endpoints, Events, Groups, Hosts, Networks};
 pub use ping::Ping;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use shoutd_cli::Directories;
+use shoutd_core::host_view::{AskHost, HostView};
 use shoutd_core::view::{Membership, Status as StatusView};
 pub use status::Status;
 pub use trace::{Capture, Trace};
 pub use watch::Watch;
 pub use why::Why;
 
-use crate::control;
+use crate::control::{self, ControlError};
 
 /// Output format.
 #[derive(Debug, Clone, Copy, Args)]
@@ -54,6 +56,29 @@ impl Format {
             eprintln!("({note})");
         }
         Ok(())
+    }
+}
+
+/// What this host shows, or another host of the cluster.
+async fn of_host<T: DeserializeOwned>(
+    directories: &Directories,
+    host: Option<&str>,
+    view: HostView,
+) -> Result<T, ControlError> {
+    match host {
+        Some(host) => {
+            let asked = AskHost { host: host.to_owned(), view };
+            control::post(directories, "/v1/host", &asked).await
+        }
+        None => {
+            let path = match view {
+                HostView::Status => "/v1/status",
+                HostView::Hosts => "/v1/hosts",
+                HostView::Groups => "/v1/groups",
+                HostView::Events => "/v1/events",
+            };
+            control::get(directories, path).await
+        }
     }
 }
 

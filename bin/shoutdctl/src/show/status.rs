@@ -8,14 +8,15 @@ use comfy_table::Table;
 use serde::Serialize;
 use shoutd_cli::{Directories, EXIT_PROBLEMS};
 use shoutd_core::health::HostHealth;
+use shoutd_core::host_view::HostView;
 use shoutd_core::view::{Engine, Membership, Status as View};
 
-use super::{Format, ago, cell, membership, table};
+use super::{Format, ago, cell, membership, of_host, table};
 use crate::control;
 use crate::moment::when;
 
 /// Show the state of this host, or the problems of all hosts.
-#[derive(Debug, Clone, Copy, Args)]
+#[derive(Debug, Clone, Args)]
 #[command(after_help = "Exit codes: 0 if there are no problems, 3 if there are, 1 if shoutd does \
                         not answer, 2 for a wrong command line.")]
 pub struct Status {
@@ -24,6 +25,9 @@ pub struct Status {
     /// Show the problems of all hosts of the cluster instead
     #[arg(long)]
     cluster: bool,
+    /// Show the state of this host of the cluster instead (name or id)
+    #[arg(long, value_name = "HOST", conflicts_with = "cluster")]
+    host: Option<String>,
 }
 
 impl Status {
@@ -37,7 +41,7 @@ impl Status {
             print(self.format, &hosts, cluster_table)?;
             hosts.iter().all(|host| host.problems.is_empty())
         } else {
-            let status: View = control::get(directories, "/v1/status").await?;
+            let status: View = of_host(directories, self.host.as_deref(), HostView::Status).await?;
             print(self.format, &status, host_table)?;
             status.faults().is_empty()
         };
