@@ -29,6 +29,7 @@ mod support;
 mod swarm_plugin;
 mod token;
 mod top;
+mod waiting;
 mod wishes;
 
 use std::process::ExitCode;
@@ -38,6 +39,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use shoutd_cli::Directories;
 
 use crate::start::Start;
+use crate::style::Colour;
 
 /// Start and stop shoutd on this host, and show the hosts, networks and endpoints of its cluster
 #[derive(Debug, Parser)]
@@ -45,6 +47,9 @@ use crate::start::Start;
 struct Arguments {
     #[command(flatten)]
     directories: Directories,
+    /// When to use colours; auto: on a terminal, unless NO_COLOR is set
+    #[arg(long, global = true, value_enum, value_name = "WHEN", default_value_t)]
+    color: Colour,
     #[command(subcommand)]
     command: Command,
 }
@@ -118,6 +123,7 @@ fn main() -> ExitCode {
         Err(error) => return shoutd_cli::refuse::<Arguments>(&error),
     };
     shoutd_cli::hide_token();
+    style::set_colour(arguments.color);
     let failure = match &arguments.command {
         // 1 means that there are warnings only.
         Command::Doctor(_) => doctor::EXIT_ERRORS.into(),

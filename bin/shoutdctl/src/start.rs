@@ -21,6 +21,7 @@ use crate::boot::{Installed, Systemd};
 use crate::control::{self, ControlError};
 use crate::stop::terminate;
 use crate::token::{invitation, private_invitation};
+use crate::waiting::Waiting;
 use crate::wishes;
 
 /// Interval between questions to the daemon.
@@ -295,7 +296,9 @@ async fn wait_until_serving(
     mut check_alive: impl FnMut() -> Result<()>,
 ) -> Result<Status> {
     let mut reason = "it has not opened its control socket yet".to_owned();
+    let mut waiting = Waiting::begin("until shoutd serves Docker");
     while Instant::now() < deadline {
+        waiting.go_on();
         check_alive()?;
         match control::get::<Status>(directories, "/v1/status").await {
             Ok(status) => match why_not_serving(&status) {
@@ -304,7 +307,7 @@ async fn wait_until_serving(
                     if matches!(status.membership, Membership::AwaitingApproval { .. })
                         && why != reason
                     {
-                        eprintln!("{why}");
+                        waiting.say(&why);
                         deadline = deadline.max(Instant::now() + APPROVAL_TIME_MAX);
                     }
                     reason = why;

@@ -2,6 +2,9 @@
 
 use std::env;
 use std::io::{IsTerminal, stdout};
+use std::sync::OnceLock;
+
+use clap::ValueEnum;
 
 /// Bold text.
 const BOLD: &str = "1";
@@ -10,10 +13,33 @@ const YELLOW: &str = "33";
 /// Bold red text.
 const RED: &str = "1;31";
 
-/// Whether standard output is a terminal that wants colours.
+/// When output has colours.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum Colour {
+    /// On a terminal, unless the environment variable `NO_COLOR` is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What the user wants. It is set once, before anything is printed.
+static WANTED: OnceLock<Colour> = OnceLock::new();
+
+/// Sets when output has colours. Only the first call has an effect.
+pub fn set_colour(wanted: Colour) {
+    WANTED.get_or_init(|| wanted);
+}
+
 fn has_colour() -> bool {
-    let is_plain = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    !is_plain && stdout().is_terminal()
+    let is_plain = || env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    match WANTED.get().copied().unwrap_or_default() {
+        Colour::Auto => !is_plain() && stdout().is_terminal(),
+        Colour::Always => true,
+        Colour::Never => false,
+    }
 }
 
 fn styled(text: &str, style: &str) -> String {

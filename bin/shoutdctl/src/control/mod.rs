@@ -24,6 +24,7 @@ use tokio::net::UnixStream;
 
 use crate::moment::when;
 use crate::presence;
+use crate::waiting::Waiting;
 
 /// Deadline of a GET request. The daemon answers from memory, and asks peers with a deadline of one
 /// second.
@@ -147,7 +148,7 @@ async fn ask_raw(
     let is_get = request.method_ref() == Some(&Method::GET);
     let deadline = if is_get { GET_TIME_MAX } else { POST_TIME_MAX };
     let exchange = tokio::time::timeout(deadline, exchange(stream, request, body));
-    let (is_success, body) = match exchange.await {
+    let (is_success, body) = match Waiting::begin("shoutd works on it").during(exchange).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(_)) if has_ended(daemon).await => return Err(not_running(directories)),
         Ok(Err(source)) => {
