@@ -7,7 +7,7 @@ use std::time::Duration;
 use nix::sys::eventfd::EventFd;
 use parking_lot::{Mutex, MutexGuard};
 use shoutd_core::Vni;
-use shoutd_core::plane::{Desired, Learning, Observed, Segment};
+use shoutd_core::plane::{Desired, Learning, Observed, Repairs, Segment, Undone};
 use tokio::sync::watch;
 
 use crate::forwarding_failure::ForwardingFailure;
@@ -161,6 +161,7 @@ pub struct ReconcilerHandle {
     pub(crate) observed: watch::Receiver<Arc<Observed>>,
     pub(crate) filter_losses: watch::Receiver<u64>,
     pub(crate) learning: watch::Receiver<Learning>,
+    pub(crate) repairs: watch::Receiver<Repairs>,
 }
 
 /// Ends the threads when dropped.
@@ -267,6 +268,11 @@ impl ReconcilerHandle {
             .iter()
             .map(|(vni, suspension)| suspension.describe(&network(*vni)))
             .collect()
+    }
+
+    /// What something else removes again and again, by segment.
+    pub fn undone(&self) -> BTreeMap<Vni, Undone> {
+        self.repairs.borrow().undone()
     }
 
     /// The last observation.

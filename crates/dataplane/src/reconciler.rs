@@ -10,7 +10,9 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use parking_lot::Mutex;
-use shoutd_core::plane::{Action, Desired, Learning, Observed, ObservedUnderlayFilter, Tier, diff};
+use shoutd_core::plane::{
+    Action, Desired, Learning, Observed, ObservedUnderlayFilter, Repairs, Tier, diff,
+};
 use tokio::sync::watch;
 use tracing::{debug, info, warn};
 
@@ -44,6 +46,7 @@ pub struct Reconciler<K> {
     status: watch::Sender<Status>,
     observed: watch::Sender<Arc<Observed>>,
     learning: watch::Sender<Learning>,
+    repairs: watch::Sender<Repairs>,
     started: Instant,
     setup_grace: SetupGrace,
     graceful_restart: GracefulRestart,
@@ -82,6 +85,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
         let (observed, observed_receiver) = watch::channel(Arc::default());
         let (filter_losses, filter_losses_receiver) = watch::channel(0);
         let (learning, learning_receiver) = watch::channel(Learning::default());
+        let (repairs, repairs_receiver) = watch::channel(Repairs::default());
         let (replicator, replicated) =
             replicator::spawn(kernel.forwarding(), tier, observer.clone())?;
         let follower = membership_follower::spawn(kernel.memberships())?;
@@ -96,6 +100,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
             observed: observed_receiver,
             filter_losses: filter_losses_receiver,
             learning: learning_receiver,
+            repairs: repairs_receiver,
         };
         let mut reconciler = Self {
             kernel,
@@ -104,6 +109,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
             status,
             observed,
             learning,
+            repairs,
             started: Instant::now(),
             setup_grace: SetupGrace::default(),
             graceful_restart: GracefulRestart::default(),
@@ -124,6 +130,7 @@ impl<K: Kernel + 'static> Reconciler<K> {
             let (generation, desired) = wanted.clone().unwrap_or_default();
             if generation != last.0 {
                 self.backoff.heed(&last.1, &desired);
+                self.repairs.send_modify(|repairs| repairs.heed(&last.1, &desired));
             }
             last = (generation, desired);
             let outcome = self.round(wanted.as_ref());
@@ -211,10 +218,15 @@ impl<K: Kernel + 'static> Reconciler<K> {
         plan.retain(|action| {
             self.setup_grace.permits(action, now) && self.graceful_restart.permits(action)
         });
+        let planned = plan.iter().filter_map(Action::vni).collect();
         let backoff = &self.backoff;
         let report = execute_all(&mut self.kernel, plan, |action| backoff.holds(action, now));
         self.backoff.note(&report, Instant::now());
         self.note_filter(&observed, &report);
+        let since_start = now.saturating_duration_since(self.started);
+        self.repairs.send_modify(|repairs| {
+            repairs.note(&desired, &planned, &report.done, since_start);
+        });
         self.publish(generation, &report, &observed, None);
         let outcome =
             if report.done.is_empty() { RoundOutcome::Unchanged } else { RoundOutcome::Changed };

@@ -11,6 +11,7 @@ use anyhow::{Result, anyhow, bail};
 use futures::future::join_all;
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit};
+use parking_lot::Mutex;
 use shoutd_consensus::{ConsensusStatus, ProposeError, Role};
 use shoutd_core::cluster::{Cluster, Network};
 use shoutd_core::descriptors::descriptors_problem;
@@ -93,6 +94,8 @@ pub struct Views {
     pub plugin_socket_state: watch::Receiver<SocketState>,
     /// Limits how often packets are counted at a time.
     pub countings: Countings,
+    /// The last known names of this host's containers.
+    pub container_names: Mutex<BTreeMap<EndpointId, String>>,
 }
 
 /// The problem if too many file descriptors are open.
@@ -391,10 +394,14 @@ impl Views {
         rows.collect()
     }
 
-    /// The names of this host's containers by endpoint; incomplete if the engine does not answer in
-    /// time.
+    /// The names of this host's containers by endpoint. Of those that the engine does not tell in
+    /// time, the last known ones.
     pub async fn container_names_in_time(&self, local: &Local) -> BTreeMap<EndpointId, String> {
-        tokio::time::timeout(ENGINE_DEADLINE, self.container_names(local)).await.unwrap_or_default()
+        let told = tokio::time::timeout(ENGINE_DEADLINE, self.container_names(local)).await;
+        let mut known = self.container_names.lock();
+        known.extend(told.unwrap_or_default());
+        known.retain(|endpoint, _| local.endpoints.contains_key(endpoint));
+        known.clone()
     }
 
     async fn container_names(&self, local: &Local) -> BTreeMap<EndpointId, String> {

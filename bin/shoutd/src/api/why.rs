@@ -10,7 +10,8 @@ use futures::future::join_all;
 use ipnet::IpNet;
 use shoutd_core::cluster::Host;
 use shoutd_core::explain::{
-    ALL_HOSTS, Answer, AskFacts, AskWhy, ContainerFacts, Explanation, HostFacts, PeerFacts, explain,
+    ALL_HOSTS, Answer, AskFacts, AskWhy, ContainerFacts, Explanation, HostFacts, PeerFacts,
+    SegmentFacts, explain,
 };
 use shoutd_core::limits::FACT_CONTAINERS_MAX;
 use shoutd_core::local::Local;
@@ -39,13 +40,36 @@ impl Views {
     pub async fn why(&self, asked: &AskWhy) -> Result<Explanation> {
         let (id, title) = self.network(&asked.network)?;
         let wanted = AskFacts { network: id, group: asked.group.unwrap_or(ALL_HOSTS) };
-        let first = explain(asked, &title, &self.facts_of_all(&wanted).await)?;
+        let (mut answers, without) =
+            tokio::join!(self.facts_of_all(&wanted), self.hosts_without(&wanted.network, &title));
+        answers.extend(without.iter().cloned());
+        let first = explain(asked, &title, &answers)?;
         if first.cause().is_none() {
             return Ok(first);
         }
         // A container may have joined just now, and be known everywhere in a moment.
         tokio::time::sleep(SETTLING).await;
-        Ok(explain(asked, &title, &self.facts_of_all(&wanted).await)?.lasting(&first))
+        let mut answers = self.facts_of_all(&wanted).await;
+        answers.extend(without);
+        Ok(explain(asked, &title, &answers)?.lasting(&first))
+    }
+
+    /// The hosts without containers on the network that have a problem with it, such as another
+    /// Docker network of its name.
+    async fn hosts_without(&self, network: &NetworkId, title: &str) -> Vec<Answer> {
+        let cluster = self.services.agreement.cluster();
+        let with: BTreeSet<HostId> =
+            self.hosts_with(network).into_iter().map(|(id, _)| id).collect();
+        let subject = format!("network {title} ");
+        let others = self.health().await.into_iter().filter(|host| !with.contains(&host.id));
+        let ill = others.filter_map(|mut host| {
+            host.problems.retain(|problem| problem.contains(&subject));
+            let vtep = cluster.hosts.get(&host.id)?.address.ip();
+            let facts = HostFacts { problems: host.problems, ..HostFacts::default() };
+            let is_ill = !facts.problems.is_empty();
+            is_ill.then_some(Answer { host: host.name, vtep, facts: Ok(facts) })
+        });
+        ill.collect()
     }
 
     /// The id and the title of the network that the user names.
@@ -105,6 +129,10 @@ impl Views {
             Ok(facts) => (Ok(facts.segment.clone()), facts),
             Err(why) => (Err(why), Facts::default()),
         };
+        let segment = segment.map(|read| SegmentFacts {
+            undone: self.services.plane.undone(&asked.network),
+            ..read
+        });
         let unread = segment.as_ref().err().cloned().unwrap_or_default();
         told.segment = Some(segment);
         let here = local.endpoints.iter().filter(|(_, found)| found.network == asked.network);

@@ -216,6 +216,7 @@ impl Daemon {
             engine_state,
             plugin_socket_state: self.plugin_socket.watch(),
             countings: Countings::default(),
+            container_names: parking_lot::Mutex::default(),
         }
     }
 

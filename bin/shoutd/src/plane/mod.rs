@@ -248,6 +248,8 @@ impl Plane {
         problems.extend(self.reconciler.forwarding_problems());
         problems.extend(self.mdb_pressures());
         problems.extend(self.reconciler.suspensions(|vni| self.title(vni)));
+        let undone = self.reconciler.undone();
+        problems.extend(undone.iter().map(|(vni, undone)| undone.describe(&self.title(*vni))));
         problems.extend(self.groups_beyond());
         problems.extend(self.mtu_excesses());
         problems.extend(
@@ -262,6 +264,13 @@ impl Plane {
             (self.agreement.cluster(), self.local.get(), self.underlay());
         let in_use = cluster.networks.iter().filter(|(id, _)| local.is_attached(id));
         in_use.filter_map(|(id, network)| mtu_problem(id, network, underlay)).collect()
+    }
+
+    /// What something else on this host removes of a network again and again, and how many times.
+    pub fn undone(&self, network: &NetworkId) -> Option<(String, usize)> {
+        let vni = self.agreement.cluster().networks.get(network)?.vni;
+        let undone = self.reconciler.undone().remove(&vni)?;
+        Some((undone.what.to_owned(), undone.times))
     }
 
     /// Networks with MDB pressure on this host, one line each.

@@ -156,6 +156,9 @@ pub struct SegmentFacts {
     /// while the host collected its facts.
     #[serde(default)]
     pub over_rate_now: u64,
+    /// What something else on the host removes again and again, and how many times it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undone: Option<(String, usize)>,
 }
 
 /// The VTEPs to which a VXLAN device sends the packets of one group.

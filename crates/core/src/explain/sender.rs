@@ -3,7 +3,10 @@
 use std::net::IpAddr;
 
 use super::receiver::is_never_snooped;
-use super::{Answer, Case, Finding, HostFacts, Place, SendingSocket, Station, Verdict};
+use super::{
+    Answer, Case, Finding, HostFacts, Place, SegmentFacts, SendingSocket, Station, Verdict,
+};
+use crate::plane::REPAIRS_REMEMBERED;
 
 impl Case<'_> {
     /// The container that sends.
@@ -251,6 +254,16 @@ impl Case<'_> {
             .and_then(|peer| peer.filter.as_ref())
             .is_some_and(|filter| source.is_none_or(|source| filter.admits(source)));
         let (text, remedy) = match peer {
+            Some(_) if is_never_snooped(self.group) => (
+                format!(
+                    "the VXLAN device of {here} does not send {group} to {other}, though every \
+                     host of the network gets it: something removed the flood entry"
+                ),
+                format!(
+                    "on {here}: shoutdctl status; find what changes the devices of shoutd \
+                     (bridge monitor fdb, in the namespaces of ip netns list)"
+                ),
+            ),
             Some(_) if !selects && receiver.is_not_snooped() => (
                 format!(
                     "the network's bridge on {other} does not snoop multicast (mcast_snooping is \
@@ -351,17 +364,36 @@ pub(super) fn devices(host: &Answer, facts: &HostFacts, station: Station) -> Vec
                 format!("the devices of the network on {} cannot be read: {why}", host.host),
             )]
         }
-        Some(Ok(segment)) => [(segment.bridge, "bridge"), (segment.tunnel, "VXLAN device")]
-            .into_iter()
-            .filter(|(is_up, _)| !is_up)
-            .map(|(_, device)| {
-                found(
-                    Verdict::Broken,
-                    format!("the network's {device} on {} is missing or down", host.host),
-                )
-            })
-            .collect(),
+        Some(Ok(segment)) => {
+            let devices = [(segment.bridge, "bridge"), (segment.tunnel, "VXLAN device")];
+            let missing = devices.into_iter().filter(|(is_up, _)| !is_up).map(|(_, device)| {
+                let text = format!("the network's {device} on {} is missing or down", host.host);
+                found(Verdict::Broken, text)
+            });
+            undone(host, segment, station).into_iter().chain(missing).collect()
+        }
     }
+}
+
+/// What something else on a host removes again and again.
+fn undone(host: &Answer, segment: &SegmentFacts, station: Station) -> Option<Finding> {
+    let (what, times) = segment.undone.as_ref()?;
+    Some(Finding {
+        station,
+        host: host.host.clone(),
+        container: None,
+        verdict: Verdict::Broken,
+        text: format!(
+            "something else on {} removes the network's {what} again and again: {times} times \
+             within {} s",
+            host.host,
+            REPAIRS_REMEMBERED.as_secs()
+        ),
+        remedy: Some(format!(
+            "on {}: find what does it (ip monitor link, in the namespaces of ip netns list)",
+            host.host
+        )),
+    })
 }
 
 fn restores_itself(host: &Answer) -> String {

@@ -14,6 +14,7 @@ mod gateway;
 mod learning;
 mod observed;
 mod options;
+mod repairs;
 mod tier;
 mod underlay;
 mod unkept;
@@ -43,6 +44,7 @@ pub use options::{
     MULTICAST_ROUTE_OPTION, check_options, interface_prefix, multicast_routes, resolves_names,
     resolves_public_names,
 };
+pub use repairs::{REPAIRS_REMEMBERED, Repairs, Undone};
 pub use tier::{Tier, UnknownTier};
 pub use underlay::{UnderlayFilter, underlay_filter};
 pub use unkept::{Unkept, unkept, unkept_networks};

@@ -79,6 +79,7 @@ fn host_facts(number: u8) -> HostFacts {
             tunnel: true,
             sends_to: SendsTo { by_source: BTreeMap::new(), others },
             over_rate_now: 0,
+            undone: None,
         })),
         peers: BTreeMap::from([(
             other,
@@ -314,6 +315,11 @@ const FAULTS: &[Fault] = &[
         "more than the limit",
         |world| world.segment(1).over_rate_now = 12,
         &["on host1 sends more", "12 packets were dropped just now"],
+    ),
+    (
+        "something removes the VXLAN device",
+        |world| world.segment(2).undone = Some(("VXLAN device".to_owned(), 7)),
+        &["something else on host2 removes the network's VXLAN device again and again: 7 times"],
     ),
     ("no bridge", |world| world.segment(2).bridge = false, &["bridge on host2 is missing or down"]),
 ];
