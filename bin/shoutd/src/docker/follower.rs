@@ -32,6 +32,12 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Deadline of one attempt to connect to the engine.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How often the engine is asked whether it answers.
+const BEAT: Duration = Duration::from_secs(5);
+
+/// How long it may take. It answers in milliseconds, and under load in seconds.
+const HANGING: Duration = Duration::from_secs(10);
+
 /// Follows the engine.
 #[derive(Debug)]
 pub struct EngineFollower {
@@ -53,6 +59,7 @@ impl EngineFollower {
         loop {
             let followed = tokio::select! {
                 followed = self.follow() => followed,
+                hangs = self.until_it_hangs() => Err(hangs),
                 () = stop.cancelled() => return,
             };
             if let Err(error) = followed {
@@ -65,6 +72,18 @@ impl EngineFollower {
             tokio::select! {
                 () = tokio::time::sleep(RETRY) => {}
                 () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Returns once the engine does not answer. Otherwise an engine that hangs would go unnoticed:
+    /// its events just stay away.
+    async fn until_it_hangs(&self) -> EngineError {
+        let mut beat = tokio::time::interval(BEAT);
+        loop {
+            beat.tick().await;
+            if let Err(error) = self.services.engine.wait_until_serving(HANGING).await {
+                return error;
             }
         }
     }
