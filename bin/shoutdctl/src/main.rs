@@ -13,6 +13,7 @@ macro_rules! println {
 mod backup;
 mod boot;
 mod control;
+mod dashboard;
 mod doctor;
 mod examples;
 mod moment;
@@ -103,6 +104,8 @@ enum Command {
     Ping(show::Ping),
     /// Show who sends how much multicast to whom, live
     Top(top::Top),
+    /// Serve a page that shows the cluster live, until it is interrupted
+    Dashboard(dashboard::Dashboard),
     /// List what shoutd decided by itself on this host, newest first
     Events(show::Events),
     /// Show what changes as it happens
@@ -164,6 +167,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Endpoints(endpoints) => endpoints.run(directories).await,
             Command::Groups(groups) => groups.run(directories).await,
             Command::Top(top) => top.run(directories).await,
+            Command::Dashboard(dashboard) => dashboard.run(directories).await,
             Command::Events(events) => events.run(directories).await,
             Command::Watch(watch) => watch.run(directories).await,
             Command::Support(support) => support.run(directories).await,

@@ -14,7 +14,7 @@ const LONG_TESTS_PROGRAMS: [(&str, &str); 2] =
     [("/usr/bin/mmdebstrap", "mmdebstrap"), ("/usr/sbin/mke2fs", "e2fsprogs")];
 
 /// Programs that the lab runs, each with its package.
-const PROGRAMS: [(&str, &str); 31] = [
+const PROGRAMS: [(&str, &str); 34] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/docker", "docker.io"),
     ("/usr/bin/containerd", "containerd"),
@@ -42,6 +42,9 @@ const PROGRAMS: [(&str, &str); 31] = [
     ("/usr/bin/faketime", "faketime"),
     ("/usr/bin/prometheus", "prometheus"),
     ("/usr/bin/promtool", "prometheus"),
+    ("/usr/bin/chromium", "chromium"),
+    ("/usr/bin/chromedriver", "chromium-driver"),
+    ("/usr/share/doc/python3-venv", "python3-venv"),
     ("/usr/bin/java", "default-jre-headless"),
     ("/usr/share/java/jgroups.jar", "libjgroups-java"),
     ("/usr/bin/gssdp-discover", "gupnp-tools"),
