@@ -1,6 +1,6 @@
 //! Networks of the cluster.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -92,6 +92,17 @@ impl Network {
         let mut route = Route::open(&Namespace::open(&self.segment(host)?)?)?;
         let tunnel = route.link("shoutvx0")?.context("no VXLAN device")?.index;
         Ok(route.tunnel_groups(tunnel, PROTOCOL)?)
+    }
+
+    /// Removes the entries of a group from a host's kernel, as something else could.
+    pub fn remove_tunnel_group(&self, host: &Host, group: IpAddr) -> Result<()> {
+        let mut route = Route::open(&Namespace::open(&self.segment(host)?)?)?;
+        let tunnel = route.link("shoutvx0")?.context("no VXLAN device")?.index;
+        let entries = route.tunnel_groups(tunnel, PROTOCOL)?.into_iter();
+        let removals: Vec<_> =
+            entries.filter(|entry| entry.group == group).map(|entry| (entry, false)).collect();
+        route.change_tunnel_groups(tunnel, PROTOCOL, &removals)?;
+        Ok(())
     }
 
     /// Its IPv4 subnet: the network address and the length of its prefix.

@@ -369,10 +369,12 @@ fn removed(cluster: &mut Cluster) -> Result<()> {
     // Its address is free, and no host has it as a remote.
     let successor = Container::start(&first, "foo", &["--ip", "10.44.0.99"])?;
     let segment = network.segment_name()?;
+    let mut entries = String::new();
     wait_until("the removed host to be no remote", SOON, || {
-        let entries = first.sh(&format!("bridge -netns {segment} fdb show dev shoutvx0"))?;
+        entries = first.sh(&format!("bridge -netns {segment} fdb show dev shoutvx0"))?;
         Ok((!entries.contains(&format!("dst {} ", victim.address()))).then_some(()))
-    })?;
+    })
+    .with_context(|| entries.clone())?;
     victim.power_on()?;
     refuses(&victim, "shoutdctl start", &["removed", "/var/lib/shoutd"])?;
     gone.remove()?;

@@ -127,6 +127,17 @@ fn on_the_way(
     wait_until("the program to end", SOON, || Ok(healthy().is_ok().then_some(())))?;
 
     let from = sender.address("foo")?;
+    // Linux sends with a TTL of 0 unless the sender is a member, too.
+    let joined =
+        sender.spawn("timeout 12 socat UDP4-RECV:7000,ip-add-membership=224.1.1.1:eth0 PIPE")?;
+    let silent =
+        sender.spawn("timeout 12 socat PIPE UDP4-CONNECT:224.1.1.1:5001,ip-multicast-ttl=0")?;
+    wait_until("the TTL to be named", SOON, || {
+        Ok(named("sends multicast with a TTL of 0").is_ok().then_some(()))
+    })?;
+    drop((silent, joined));
+    wait_until("the program to end", SOON, || Ok(healthy().is_ok().then_some(())))?;
+
     Pair::ip(receiver, &format!("route add {from} dev eth1"))?;
     receiver.inside(|| {
         std::fs::write("/proc/sys/net/ipv4/conf/eth0/rp_filter", "1").context("set rp_filter")

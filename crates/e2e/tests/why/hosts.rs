@@ -24,8 +24,24 @@ pub(crate) fn a_daemon_that_does_not_run(cluster: &mut Cluster) -> Result<()> {
     let named = format!("shoutd on {} does not answer", hosts[1].name());
     ensure_named(&others, &["--from", &containers[0].name, GROUP], &named)?;
     ensure_named(&others, &["--to", &containers[0].name, GROUP], &named)?;
-    hosts[1].sh("shoutdctl start")?;
-    Ok(())
+    // A host of another tier sends and receives as before.
+    hosts[1].sh("shoutdctl start --replication=multicast-fdb")?;
+    let member = GroupSocket::open(&containers[1], true, 5001)?;
+    member.join("224.1.1.1".parse()?, Sources::All)?;
+    for (from, to) in [(0, 1), (1, 2), (2, 1)] {
+        let options = ["--from", &containers[from].name, "--to", &containers[to].name, GROUP];
+        let expected = (to == 2).then_some("has not joined 224.1.1.1");
+        wait_until("hosts of two tiers to understand each other", SOON, || {
+            let found = cause(&hosts[0], &options)?;
+            let is_right = match (&found, expected) {
+                (None, None) => true,
+                (Some(found), Some(expected)) => found.contains(expected),
+                _ => false,
+            };
+            Ok(is_right.then_some(()))
+        })?;
+    }
+    hosts[1].sh("shoutdctl stop; shoutdctl start --replication=vxlan-mdb").map(drop)
 }
 
 pub(crate) fn what_does_not_exist(cluster: &mut Cluster) -> Result<()> {

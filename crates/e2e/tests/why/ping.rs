@@ -1,0 +1,136 @@
+//! `shoutdctl ping`: what passes between all hosts, and what does not.
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use shoutd_e2e::{
+    Cluster, EXIT_PROBLEMS, GroupSocket, Network, SOON, Sources, await_members, one_on_each,
+};
+use shoutd_lab::{Host, wait_until};
+
+use super::packets::Drops;
+
+const GROUP: &str = "239.8.8.8";
+
+/// Outer packets above this length are dropped in the second part.
+const LENGTH_MAX: u64 = 1000;
+
+/// Octets of the outer IP, UDP and VXLAN headers and the inner Ethernet header.
+const AROUND: u64 = 20 + 8 + 8 + 14;
+
+/// What `shoutdctl ping` with these options finds.
+fn ping(asked: &Host, options: &[&str]) -> Result<Value> {
+    let output = asked.run(["shoutdctl", "ping", "--json"].iter().chain(options))?;
+    let found: Value = serde_json::from_str(&output.stdout)
+        .with_context(|| format!("shoutdctl ping {}: {output}", options.join(" ")))?;
+    let is_well = found["problems"].as_array().context("problems")?.is_empty();
+    ensure!(output.code == if is_well { 0 } else { EXIT_PROBLEMS }, "{output}");
+    Ok(found)
+}
+
+/// The directions between two hosts.
+fn pairs(found: &Value) -> Result<&Vec<Value>> {
+    found["pairs"].as_array().context("pairs")
+}
+
+fn pair<'a>(found: &'a Value, from: &Host, to: &Host) -> Result<&'a Value> {
+    let mut pairs = pairs(found)?.iter();
+    let wanted = |pair: &&Value| pair["from"] == *from.name() && pair["to"] == *to.name();
+    pairs.find(wanted).with_context(|| format!("{} to {}: {found}", from.name(), to.name()))
+}
+
+fn all_arrive(found: &Value) -> bool {
+    let arrived = |pair: &Value| pair["received"] == pair["sent"] && pair["duplicates"] == 0;
+    found["problems"].as_array().is_some_and(Vec::is_empty)
+        && found["pairs"].as_array().is_some_and(|pairs| pairs.iter().all(arrived))
+}
+
+pub(crate) fn all_hosts(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let refused = first.run(["shoutdctl", "ping"])?;
+    ensure!(
+        refused.code == 1 && refused.stderr.contains("name a network with --network"),
+        "{refused}"
+    );
+    let _foo = Network::create(cluster, first, "foo", &[])?;
+    let containers = one_on_each(&hosts, "foo", &[])?;
+    // Other containers of the lab may take the processor: then a request may be late.
+    let mut found = Value::Null;
+    wait_until("all requests to arrive", SOON, || {
+        found = ping(third, &["--count", "50"])?;
+        Ok(all_arrive(&found).then_some(()))
+    })
+    .with_context(|| found.to_string())?;
+    ensure!(pairs(&found)?.len() == 6, "{found}");
+    for pair in pairs(&found)? {
+        ensure!(pair["sent"] == 50 && pair["round_trip"]["samples"] == 25, "{pair}");
+    }
+
+    // Only the hosts with members get a group.
+    let member = GroupSocket::open(&containers[1], true, 5001)?;
+    member.join(GROUP.parse()?, Sources::All)?;
+    await_members(first, GROUP, &[second])?;
+    let to_group = ["--network", "foo", "--count", "50", GROUP];
+    wait_until("all requests to the group to arrive", SOON, || {
+        found = ping(first, &to_group)?;
+        Ok(all_arrive(&found).then_some(()))
+    })
+    .with_context(|| found.to_string())?;
+    ensure!(pairs(&found)?.iter().all(|pair| pair["to"] == *second.name()), "{found}");
+    ensure!(pairs(&found)?.len() == 2, "{found}");
+
+    let large = format!("ip saddr {} udp dport 7789 meta length '>' {LENGTH_MAX}", first.address());
+    let drops = Drops::on(second, &large.replace('\'', ""))?;
+    let found = ping(third, &["--network", "foo", "--sweep"])?;
+    let cut = pair(&found, first, second)?;
+    ensure!(cut["largest"] == LENGTH_MAX - AROUND, "{cut}");
+    let back = pair(&found, second, first)?;
+    ensure!(back["largest"] == back["mtu"], "{back}");
+    let text = found["problems"].to_string();
+    ensure!(text.contains("nothing larger than 950 octets arrived"), "{text}");
+    drop(drops);
+
+    let all = format!("ip saddr {} udp dport 7789", first.address());
+    let drops = Drops::on(second, &all)?;
+    let found = ping(first, &["--network", "foo"])?;
+    ensure!(pair(&found, first, second)?["received"] == 0, "{found}");
+    ensure!(pair(&found, second, first)?["received"] == 100, "{found}");
+    let text = found["problems"].to_string();
+    ensure!(
+        text.contains(&format!("{} to {}: none of 100", first.name(), second.name())),
+        "{text}"
+    );
+    drop(drops);
+    Ok(())
+}
+
+/// `--host`: what another host shows.
+pub(crate) fn of_another_host(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [first, second, third] = &hosts;
+    let _foo = Network::create(cluster, first, "foo", &[])?;
+    let container = shoutd_e2e::Container::start(second, "foo", &[])?;
+    let member = GroupSocket::open(&container, true, 5001)?;
+    member.join(GROUP.parse()?, Sources::All)?;
+    await_members(second, GROUP, &[second])?;
+    let show = |command: &str| -> Result<Value> {
+        let text = third.sh(&format!("shoutdctl {command} --json --host {}", second.name()))?;
+        serde_json::from_str(&text).with_context(|| text.clone())
+    };
+    ensure!(show("status")?["name"] == *second.name(), "another host's status");
+    let rows = show("hosts")?;
+    let this = rows.as_array().context("hosts")?.iter().find(|row| row["this_host"] == true);
+    ensure!(this.context("this host")?["name"] == *second.name(), "{rows}");
+    ensure!(show("groups")?.to_string().contains(GROUP), "groups of a network that is not here");
+    ensure!(show("events")?.is_array(), "events");
+    let refused = third.run(["shoutdctl", "status", "--host", "nobody"])?;
+    ensure!(
+        refused.code == 1 && refused.stderr.contains("there is no host nobody in the cluster"),
+        "{refused}"
+    );
+    second.sh("shoutdctl stop")?;
+    let refused = third.run(["shoutdctl", "status", "--host", &second.name()])?;
+    let text = format!("host {} does not answer", second.name());
+    ensure!(refused.code == 1 && refused.stderr.contains(&text), "{refused}");
+    second.sh("shoutdctl start").map(drop)
+}
