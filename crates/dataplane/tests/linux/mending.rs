@@ -325,7 +325,11 @@ fn docker_setting_up_an_interface_is_not_disturbed() {
     }
     // Once complete, it is maintained.
     eventually("the interface to be seen complete", || {
-        diff(&host.desired, &running.handle.observed()).is_empty()
+        let observed = running.handle.observed();
+        // Links are read before routes: a reading may have the route, and the interface still down.
+        let mut ports = observed.segments.values().flat_map(|segment| segment.ports.values());
+        let is_up = ports.all(|port| port.container_end.as_ref().is_some_and(|end| end.up));
+        is_up && diff(&host.desired, &observed).is_empty()
     });
     container.run(|| ip(&["route", "delete", "224.0.0.0/4"])).unwrap();
     eventually("the route to be put back", || is_whole(&host));
