@@ -62,8 +62,8 @@ pub struct HostId(u64);
 
 impl HostId {
     /// The id with this value; `None` for zero, which means "no host" on the wire.
-    pub fn new(value: u64) -> Option<Self> {
-        (value != 0).then_some(Self(value))
+    pub const fn new(value: u64) -> Option<Self> {
+        if value == 0 { None } else { Some(Self(value)) }
     }
 
     /// The value, as Raft uses it.

@@ -9,9 +9,10 @@ use anyhow::{Result, anyhow, bail};
 use futures::future::join_all;
 use shoutd_core::cluster::Host;
 use shoutd_core::limits::PING_HOSTS_MAX;
+use shoutd_core::local::Endpoint;
 use shoutd_core::ping::{AskEchoes, AskPing, Echoes, Exchange, Ping, PingAnswer, Sizes};
 use shoutd_core::{HostId, MacAddress, NetworkId, Vni};
-use shoutd_dataplane::{PingSockets, Subject};
+use shoutd_dataplane::{PingSockets, PingTo, Subject};
 
 use crate::api::trace::blocking;
 use crate::api::views::Views;
@@ -52,9 +53,11 @@ impl Views {
         // A host without a container on the network has no segment.
         let attached = self.services.local.get().is_attached(&network);
         hosts.retain(|(id, _)| attached || *id != self.services.agreement.me);
-        if hosts.len() < 2 {
+        self.check_target(&network, asked.to).map_err(|why| anyhow!(why))?;
+        let is_address = asked.to.is_some_and(|to| !to.is_multicast());
+        if hosts.len() < if is_address { 1 } else { 2 } {
             bail!(
-                "only {} of the cluster's hosts has containers on {title}: there is nothing to ping",
+                "hosts of the cluster with containers on {title}: {}; there is nothing to ping",
                 hosts.len()
             );
         }
@@ -63,14 +66,15 @@ impl Views {
         }
         let wanted = AskEchoes {
             network,
-            group: asked.group,
+            to: asked.to,
             session: rand::random(),
             hosts: hosts.iter().map(|(id, _)| *id).collect(),
             requests,
         };
+        let group = asked.to.filter(IpAddr::is_multicast);
         let (answers, listeners) =
-            tokio::join!(self.echoes_of_all(hosts, &wanted), self.listeners(&title, asked.group));
-        if let (Some(group), Some([])) = (asked.group, listeners.as_deref()) {
+            tokio::join!(self.echoes_of_all(hosts, &wanted), self.listeners(&title, group));
+        if let (Some(group), Some([])) = (group, listeners.as_deref()) {
             bail!("no container has joined {group} on {title}; shoutdctl groups lists the groups");
         }
         if let (Sizes::Fixed(size), Some(mtu)) = (asked.sizes, least_mtu(&answers))
@@ -79,7 +83,19 @@ impl Views {
             bail!("{size} octets are more than the network's MTU allows, which is {mtu}");
         }
         let listeners = listeners.map(BTreeSet::from_iter);
-        Ok(Ping::new(title, asked.group, asked.sizes, &answers, listeners.as_ref()))
+        Ok(Ping::new(title, asked.to, asked.sizes, &answers, listeners.as_ref()))
+    }
+
+    /// Refuses an address outside the network: a peer must not have a container send anywhere.
+    fn check_target(&self, network: &NetworkId, to: Option<IpAddr>) -> Result<(), String> {
+        let Some(to) = to.filter(|to| !to.is_multicast()) else { return Ok(()) };
+        let cluster = self.services.agreement.cluster();
+        let known = cluster.networks.get(network);
+        if known.is_some_and(|known| known.pool_of(to).is_some()) {
+            return Ok(());
+        }
+        let title = cluster.network_title(network);
+        Err(format!("{to} is neither a group nor an address of network {title}"))
     }
 
     /// The only network of the cluster.
@@ -126,42 +142,59 @@ impl Views {
         join_all(answers).await
     }
 
-    /// What this host sends and receives in a ping.
+    /// What this host sends and receives in a ping; nothing if it has no container that can send.
     ///
     /// # Errors
     /// Why it cannot take part.
     pub async fn own_echoes(&self, asked: &AskEchoes) -> Result<Echoes, String> {
         asked.check()?;
         let _permit = self.countings.begin(1)?;
-        let pinger = self.pinger(asked)?;
+        let Some(pinger) = self.pinger(asked)? else { return Ok(Echoes::default()) };
         let (me, asked) = (self.services.agreement.me, asked.clone());
         let end = Instant::now() + LEAD + asked.requests.duration() + TAIL;
         blocking(move || {
-            let group = asked.group.map(|group| (group, &pinger.subject));
-            let sockets =
-                PingSockets::open(Path::new(NAMESPACES), pinger.vni, pinger.source, group)?;
-            let mut exchange = Exchange::new(me, &asked, sockets.mtu());
+            let (source, container) = (pinger.source, &pinger.subject);
+            let (to, begin): (_, fn(_, &_, _) -> _) = match asked.to {
+                None => (PingTo::Hosts(source), Exchange::new),
+                Some(to) if to.is_multicast() => {
+                    (PingTo::Group(source, to, container), Exchange::new)
+                }
+                Some(to) => (PingTo::Address(to, container), Exchange::with_address),
+            };
+            let directory = Path::new(NAMESPACES);
+            let sockets = PingSockets::open(directory, pinger.vni, asked.session, to)?;
+            let mut exchange = begin(me, &asked, sockets.mtu());
             sockets.run(&mut exchange, LEAD, end);
             Ok(exchange.finish())
         })
         .await
     }
 
-    fn pinger(&self, asked: &AskEchoes) -> Result<Pinger, String> {
+    /// `None` if the only container of this host has the address that is pinged.
+    fn pinger(&self, asked: &AskEchoes) -> Result<Option<Pinger>, String> {
         let (cluster, local) = (self.services.agreement.cluster(), self.services.local.get());
         let network = cluster.networks.get(&asked.network).ok_or("the network does not exist")?;
-        let mut endpoints = local.endpoints.iter();
+        self.check_target(&asked.network, asked.to)?;
         // A container that has started can send.
-        let found = endpoints
-            .find(|(_, found)| found.network == asked.network && found.sandbox.is_some())
-            .ok_or("no container runs there on the network")?;
-        let (id, endpoint) = found;
+        let mut running = local
+            .endpoints
+            .iter()
+            .filter(|(_, found)| found.network == asked.network && found.sandbox.is_some())
+            .peekable();
+        running.peek().ok_or("no container runs there on the network")?;
+        let has_it = |endpoint: &Endpoint| {
+            endpoint.addresses.iter().any(|address| Some(address.addr()) == asked.to)
+        };
+        let Some((id, endpoint)) = running.find(|(_, endpoint)| !has_it(endpoint)) else {
+            return Ok(None);
+        };
         let subject = Subject { endpoint: id.clone(), sandbox: endpoint.sandbox.clone() };
-        Ok(Pinger { vni: network.vni, source: endpoint.mac, subject })
+        Ok(Some(Pinger { vni: network.vni, source: endpoint.mac, subject }))
     }
 }
 
 fn least_mtu(answers: &[PingAnswer]) -> Option<u16> {
     let echoes = answers.iter().filter_map(|answer| answer.echoes.as_ref().ok());
-    echoes.map(|echoes| echoes.mtu).min()
+    // A host that does not send has none.
+    echoes.map(|echoes| echoes.mtu).filter(|mtu| *mtu > 0).min()
 }

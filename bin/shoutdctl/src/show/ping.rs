@@ -22,6 +22,7 @@ const MATRIX_MAX: usize = 5;
 #[command(after_help = "Examples:
   shoutdctl ping
   shoutdctl ping --network foo 224.1.1.1
+  shoutdctl ping --network foo 10.9.0.7
   shoutdctl ping --network foo --sweep
 
 Containers need nothing for it. Requests to a group come from one container of each host, go to \
@@ -47,9 +48,10 @@ pub struct Ping {
     /// Send requests of all sizes up to the network's MTU, and find the largest that arrives
     #[arg(long, conflicts_with_all = ["size", "count"])]
     sweep: bool,
-    /// Send to this group, which only hosts with members get [default: to all hosts]
-    #[arg(value_name = "GROUP")]
-    group: Option<IpAddr>,
+    /// Send to this group, which only hosts with members get, or have a container of each host ping
+    /// this address [default: to all hosts]
+    #[arg(value_name = "GROUP|ADDRESS")]
+    to: Option<IpAddr>,
 }
 
 impl Ping {
@@ -60,7 +62,7 @@ impl Ping {
     pub async fn run(self, directories: &Directories) -> Result<ExitCode> {
         let asked = AskPing {
             network: self.network,
-            group: self.group,
+            to: self.to,
             count: self.count,
             sizes: if self.sweep { Sizes::Sweep } else { Sizes::Fixed(self.size) },
         };
@@ -85,7 +87,8 @@ fn print(found: &Pinged, sweep: bool) {
         return;
     }
     let size = if sweep { ", largest request of the MTU" } else { "" };
-    let shown = if found.hosts.len() <= MATRIX_MAX {
+    let is_address = found.to.is_some_and(|to| !to.is_multicast());
+    let shown = if found.hosts.len() <= MATRIX_MAX && !is_address {
         println!("\nrows send, columns receive: loss, round trip (half, 99 of 100){size}");
         matrix(found, sweep)
     } else {
@@ -97,12 +100,15 @@ fn print(found: &Pinged, sweep: bool) {
 
 fn summary(found: &Pinged) -> String {
     let requests: u32 = found.pairs.iter().map(|pair| u32::from(pair.received)).sum();
-    let to = found.group.map_or_else(String::new, |group| format!(" to {group}"));
-    format!(
-        "all {requests} requests{to} arrived between {} hosts on network {}",
-        found.hosts.len(),
-        cell(&found.network)
-    )
+    let to = found.to.map_or_else(String::new, |group| format!(" to {group}"));
+    let network = cell(&found.network);
+    match found.to.filter(|to| !to.is_multicast()) {
+        Some(to) => format!("{to} answered all {requests} requests on network {network}"),
+        None => format!(
+            "all {requests} requests{to} arrived between {} hosts on network {network}",
+            found.hosts.len()
+        ),
+    }
 }
 
 fn matrix(found: &Pinged, sweep: bool) -> String {

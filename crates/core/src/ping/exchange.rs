@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 use super::{AskEchoes, Echoes, Heard, Requests};
 use crate::HostId;
 
+/// Stands for the address that a host pings: no host of a cluster.
+pub(super) const ADDRESSED: HostId = match HostId::new(u64::MAX) {
+    Some(id) => id,
+    None => unreachable!(),
+};
+
 /// A request or an answer: the content of one frame. Zeros may follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Echo {
@@ -57,6 +63,23 @@ impl Exchange {
         Self { me, session, requests, mtu, others, sent: Vec::new(), seen, unsent: None }
     }
 
+    /// A host's part if it pings an address.
+    pub fn with_address(me: HostId, asked: &AskEchoes, mtu: u16) -> Self {
+        Self::new(me, &AskEchoes { hosts: [me, ADDRESSED].into(), ..asked.clone() }, mtu)
+    }
+
+    /// The address has answered this request.
+    pub fn answered(&mut self, number: u16, now: Duration) {
+        let (session, size) = (self.session, self.size(number));
+        let answer = Echo { session, from: ADDRESSED, to: self.me, number, size, answers: true };
+        self.receive(&answer, now);
+    }
+
+    /// The random number of the exchange.
+    pub fn session(&self) -> u64 {
+        self.session
+    }
+
     /// When the next request is due, after the first; `None` if all were sent.
     pub fn next(&self) -> Option<Duration> {
         let number = u16::try_from(self.sent.len()).ok()?;
@@ -80,8 +103,8 @@ impl Exchange {
         self.unsent.get_or_insert(why);
     }
 
-    /// An echo came. Returns the answer, if this host is to answer. One of another exchange or of an
-    /// unknown host is ignored.
+    /// An echo came. Returns the answer, if this host is to answer. One of another exchange or of
+    /// an unknown host is ignored.
     pub fn receive(&mut self, echo: &Echo, now: Duration) -> Option<Echo> {
         let is_number = echo.number < self.requests.count;
         if echo.session != self.session || !is_number {
@@ -91,6 +114,7 @@ impl Exchange {
         if echo.answers {
             let sent = self.sent.get(usize::from(echo.number)).filter(|_| echo.to == self.me)?;
             if seen.answered.insert(echo.number) {
+                seen.heard.largest_answered = seen.heard.largest_answered.max(echo.size);
                 let took = now.saturating_sub(*sent).as_micros();
                 seen.heard.round_trips.push(u32::try_from(took).unwrap_or(u32::MAX));
             }
@@ -108,6 +132,11 @@ impl Exchange {
             answers: true,
             ..*echo
         })
+    }
+
+    /// The octets of one of the requests that were sent.
+    fn size(&self, number: u16) -> u16 {
+        self.requests.size(number, self.mtu)
     }
 
     /// What was sent and received.

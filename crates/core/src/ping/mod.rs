@@ -44,8 +44,9 @@ pub enum Sizes {
 pub struct AskPing {
     /// The network, by name or id; `None` for the only one.
     pub network: Option<String>,
-    /// Send to this group, which only hosts with members get; `None` for all hosts.
-    pub group: Option<IpAddr>,
+    /// Send to this group, which only hosts with members get, or have a container of each host ping
+    /// this address; `None` for all hosts.
+    pub to: Option<IpAddr>,
     /// How many requests each host sends.
     pub count: u16,
     /// How large they are.
@@ -56,13 +57,8 @@ impl AskPing {
     /// What the hosts are asked to send.
     ///
     /// # Errors
-    /// A number is out of range, or the address is not a multicast address.
+    /// A number is out of range.
     pub fn requests(&self) -> Result<Requests, String> {
-        if let Some(group) = self.group.filter(|group| !group.is_multicast()) {
-            return Err(format!(
-                "{group} is not a multicast address; without one, all hosts are pinged"
-            ));
-        }
         if !(1..=PING_REQUESTS_MAX).contains(&self.count) {
             return Err(format!("a host sends 1 to {PING_REQUESTS_MAX} requests"));
         }
@@ -115,8 +111,8 @@ impl Requests {
 pub struct AskEchoes {
     /// The network.
     pub network: NetworkId,
-    /// The group; `None` for all hosts.
-    pub group: Option<IpAddr>,
+    /// A group, or the address of a container; `None` for all hosts.
+    pub to: Option<IpAddr>,
     /// A random number that tells this exchange from others.
     pub session: u64,
     /// The hosts that take part.
@@ -131,9 +127,6 @@ impl AskEchoes {
     /// # Errors
     /// What is out of range.
     pub fn check(&self) -> Result<(), String> {
-        if self.group.is_some_and(|group| !group.is_multicast()) {
-            return Err("requests go to multicast addresses only".to_owned());
-        }
         if self.requests.count > PING_REQUESTS_MAX.max(SWEEP) {
             return Err(format!("a host sends at most {PING_REQUESTS_MAX} requests"));
         }
@@ -166,6 +159,9 @@ pub struct Heard {
     pub duplicates: u32,
     /// Octets of the largest request.
     pub largest: u16,
+    /// Octets of the largest request that was answered.
+    #[serde(default)]
+    pub largest_answered: u16,
     /// Round trips to that host and back, in microseconds.
     pub round_trips: Vec<u32>,
 }
@@ -175,11 +171,12 @@ pub struct Heard {
 pub struct Ping {
     /// The network's name.
     pub network: String,
-    /// The group; `null` if all hosts were pinged.
-    pub group: Option<IpAddr>,
+    /// The group or the address; `null` if all hosts were pinged.
+    pub to: Option<IpAddr>,
     /// The hosts that took part, by name.
     pub hosts: Vec<String>,
-    /// Each direction between two of them. With a group, only to hosts with members.
+    /// Each direction between two of them. With a group, only to hosts with members. With an
+    /// address, from each host to it.
     pub pairs: Vec<PingPair>,
     /// What is wrong, one line each.
     pub problems: Vec<String>,
@@ -190,11 +187,11 @@ pub struct Ping {
 pub struct PingPair {
     /// The host that sent.
     pub from: String,
-    /// The host that received.
+    /// The host that received, or the address.
     pub to: String,
     /// The requests that were sent.
     pub sent: u16,
-    /// Those that arrived.
+    /// Those that arrived, or that the address answered.
     pub received: u16,
     /// How many arrived more than once.
     pub duplicates: u32,

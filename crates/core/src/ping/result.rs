@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use super::exchange::ADDRESSED;
 use super::{Echoes, Heard, Ping, PingPair, RoundTrip, Sizes};
 use crate::HostId;
 
@@ -18,15 +19,16 @@ pub struct PingAnswer {
 }
 
 impl Ping {
-    /// `listeners` are the hosts with members of the group, by name; `None` if all hosts are pinged.
+    /// `listeners` are the hosts with members of the group, by name; `None` if all hosts are
+    /// pinged.
     pub fn new(
         network: String,
-        group: Option<IpAddr>,
+        to: Option<IpAddr>,
         sizes: Sizes,
         answers: &[PingAnswer],
         listeners: Option<&BTreeSet<String>>,
     ) -> Self {
-        let mut ping = Self { network, group, ..Self::default() };
+        let mut ping = Self { network, to, ..Self::default() };
         let mut counts: BTreeMap<HostId, (&str, &Echoes)> = BTreeMap::new();
         for answer in answers {
             match &answer.echoes {
@@ -40,7 +42,17 @@ impl Ping {
             }
         }
         ping.hosts.sort();
+        let address = to.filter(|to| !to.is_multicast());
         for (from, (name, echoes)) in &counts {
+            if let Some(address) = address {
+                if echoes.sent == 0 {
+                    // Its only container has this address.
+                    continue;
+                }
+                let answered = echoes.heard.get(&ADDRESSED);
+                ping.pairs.push(PingPair::answered(name, address, echoes, answered));
+                continue;
+            }
             for (to, (other, others)) in counts.iter().filter(|(to, _)| *to != from) {
                 if listeners.is_none_or(|listeners| listeners.contains(*other)) {
                     let (there, back) = (others.heard.get(from), echoes.heard.get(to));
@@ -75,6 +87,22 @@ impl PingPair {
         }
     }
 
+    /// What an address answered.
+    fn answered(from: &str, to: IpAddr, echoes: &Echoes, answered: Option<&Heard>) -> Self {
+        let heard = answered.cloned().unwrap_or_default();
+        let received = u16::try_from(heard.round_trips.len()).unwrap_or(u16::MAX);
+        Self {
+            from: from.to_owned(),
+            to: to.to_string(),
+            sent: echoes.sent,
+            received,
+            duplicates: heard.duplicates,
+            largest: (received > 0).then_some(heard.largest_answered),
+            mtu: echoes.mtu,
+            round_trip: RoundTrip::of(&heard.round_trips),
+        }
+    }
+
     /// How many requests did not arrive, in percent.
     pub fn loss(&self) -> f64 {
         let lost = self.sent.saturating_sub(self.received);
@@ -87,6 +115,9 @@ impl PingPair {
         let lost = sent.saturating_sub(*received);
         if lost == 0 {
             return None;
+        }
+        if to.parse::<IpAddr>().is_ok() {
+            return Some(format!("{from} to {to}: {lost} of {sent} requests were not answered"));
         }
         let Some(largest) = self.largest else {
             return Some(format!(

@@ -14,10 +14,10 @@ fn host(number: u64) -> HostId {
 }
 
 fn asked(count: u16, sizes: Sizes) -> AskEchoes {
-    let ask = AskPing { network: None, group: None, count, sizes };
+    let ask = AskPing { network: None, to: None, count, sizes };
     AskEchoes {
         network: "1".repeat(64).parse().unwrap(),
-        group: None,
+        to: None,
         session: 7,
         hosts: (1..=3).map(host).collect(),
         requests: ask.requests().unwrap(),
@@ -148,11 +148,39 @@ fn with_a_group_only_hosts_with_members_receive() {
 }
 
 #[test]
+fn an_address_is_pinged_by_each_host() {
+    let asked = AskEchoes { to: Some([10, 0, 0, 9].into()), ..asked(4, Sizes::Fixed(SIZE_MIN)) };
+    let answers: Vec<PingAnswer> = (1..=2)
+        .map(|number| {
+            let mut exchange = Exchange::with_address(host(number), &asked, MTU);
+            while exchange.request(Duration::ZERO).is_some() {}
+            for request in 0..2 * number - 1 {
+                let request = u16::try_from(request).unwrap();
+                exchange.answered(request, Duration::from_millis(3));
+                // Once more, and one that was not sent.
+                exchange.answered(request, Duration::from_millis(4));
+                exchange.answered(77, Duration::from_millis(4));
+            }
+            let name = format!("host{number}");
+            PingAnswer { id: host(number), name, echoes: Ok(exchange.finish()) }
+        })
+        .collect();
+    let ping = Ping::new("foo".to_owned(), asked.to, asked.requests.sizes, &answers, None);
+    let counts: Vec<_> =
+        ping.pairs.iter().map(|pair| (pair.from.as_str(), pair.sent, pair.received)).collect();
+    assert_eq!(counts, [("host1", 4, 1), ("host2", 4, 3)]);
+    assert_eq!(ping.pairs[0].round_trip, Some(RoundTrip { samples: 1, p50: 3000, p99: 3000 }));
+    assert!(
+        ping.problems[0].starts_with("host1 to 10.0.0.9: 3 of 4 requests were not answered"),
+        "{ping:?}"
+    );
+}
+
+#[test]
 fn wrong_questions_are_refused() {
-    let right = AskPing { network: None, group: None, count: 1, sizes: Sizes::Fixed(SIZE_MIN) };
+    let right = AskPing { network: None, to: None, count: 1, sizes: Sizes::Fixed(SIZE_MIN) };
     assert!(right.requests().is_ok());
     let wrong = [
-        AskPing { group: Some("10.0.0.1".parse().unwrap()), ..right.clone() },
         AskPing { count: 0, ..right.clone() },
         AskPing { count: PING_REQUESTS_MAX + 1, ..right.clone() },
         AskPing { sizes: Sizes::Fixed(SIZE_MIN - 1), ..right },

@@ -255,15 +255,27 @@ pub(super) fn container_sender(
     to: (IpAddr, u16),
     ttl: u8,
 ) -> Result<GroupSender, KernelError> {
-    let name = DeviceName::port(&from.endpoint);
+    let (namespace, own) = container_interface(segment, from)?;
+    Ok(GroupSender::open(&namespace, (own.index, own.name.as_str()), source, to, ttl)?)
+}
+
+/// A container's namespace, and its interface on the network of this segment.
+///
+/// # Errors
+/// The container has no interface on the network.
+pub(super) fn container_interface(
+    segment: &Namespace,
+    container: &Subject,
+) -> Result<(Namespace, Link), KernelError> {
+    let name = DeviceName::port(&container.endpoint);
     let port = Route::open(segment)?.link(name.as_str())?;
     let peer = port.and_then(|port| port.peer).filter(|peer| peer.namespace.is_some());
     let missing = || KernelError::NoDevice {
         device: format!("at the other end of {}", name.as_str()),
         namespace: "of the container".to_owned(),
     };
-    let (Some(peer), Some(sandbox)) = (peer, &from.sandbox) else { return Err(missing()) };
+    let (Some(peer), Some(sandbox)) = (peer, &container.sandbox) else { return Err(missing()) };
     let namespace = Namespace::open(sandbox)?;
     let own = Route::open(&namespace)?.link_at(peer.index)?.ok_or_else(missing)?;
-    Ok(GroupSender::open(&namespace, (own.index, own.name.as_str()), source, to, ttl)?)
+    Ok((namespace, own))
 }

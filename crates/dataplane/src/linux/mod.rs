@@ -41,7 +41,7 @@ use memberships::LinuxMemberships;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
-pub use ping::PingSockets;
+pub use ping::{PingSockets, PingTo};
 pub use rates::{Rated, measure};
 use registry::Registry;
 use shoutd_core::Vni;

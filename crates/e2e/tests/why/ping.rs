@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use shoutd_e2e::{
-    Cluster, EXIT_PROBLEMS, GroupSocket, Network, SOON, Sources, await_members, one_on_each,
+    Cluster, Container, EXIT_PROBLEMS, GroupSocket, Network, SOON, Sources, await_members,
+    one_on_each,
 };
 use shoutd_lab::{Host, wait_until};
 
@@ -79,6 +80,7 @@ pub(crate) fn all_hosts(cluster: &mut Cluster) -> Result<()> {
     ensure!(pairs(&found)?.iter().all(|pair| pair["to"] == *second.name()), "{found}");
     ensure!(pairs(&found)?.len() == 2, "{found}");
 
+    to_an_address(&hosts, &containers[1])?;
     let large = format!("ip saddr {} udp dport 7789 meta length '>' {LENGTH_MAX}", first.address());
     let drops = Drops::on(second, &large.replace('\'', ""))?;
     let found = ping(third, &["--network", "foo", "--sweep"])?;
@@ -104,12 +106,45 @@ pub(crate) fn all_hosts(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
+/// The second host's only container is pinged from the other hosts.
+fn to_an_address(hosts: &[Host; 3], container: &Container) -> Result<()> {
+    let [first, second, third] = hosts;
+    let address = container.address("foo")?.to_string();
+    let mut found = Value::Null;
+    wait_until("all requests to the address to be answered", SOON, || {
+        found = ping(third, &["--network", "foo", "--count", "20", &address])?;
+        Ok(all_arrive(&found).then_some(()))
+    })
+    .with_context(|| found.to_string())?;
+    let from: Vec<_> = pairs(&found)?.iter().map(|pair| pair["from"].clone()).collect();
+    ensure!(from == [first.name(), third.name()], "{found}");
+    let sweep = ping(second, &["--network", "foo", "--sweep", &address])?;
+    ensure!(pairs(&sweep)?.iter().all(|pair| pair["largest"] == pair["mtu"]), "{sweep}");
+    container.inside(|| {
+        let down = std::process::Command::new("ip").args(["link", "set", "eth0", "down"]).status();
+        down.context("run ip").map(drop)
+    })?;
+    let found = ping(third, &["--network", "foo", "--count", "20", &address])?;
+    let text = format!("{} to {address}: 20 of 20 requests were not answered", first.name());
+    ensure!(found["problems"].to_string().contains(&text), "{found}");
+    container.inside(|| {
+        let up = std::process::Command::new("ip").args(["link", "set", "eth0", "up"]).status();
+        up.context("run ip").map(drop)
+    })?;
+    let refused = third.run(["shoutdctl", "ping", "--network", "foo", "192.0.2.99"])?;
+    ensure!(
+        refused.code == 1 && refused.stderr.contains("neither a group nor an address of network"),
+        "{refused}"
+    );
+    Ok(())
+}
+
 /// `--host`: what another host shows.
 pub(crate) fn of_another_host(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let [first, second, third] = &hosts;
     let _foo = Network::create(cluster, first, "foo", &[])?;
-    let container = shoutd_e2e::Container::start(second, "foo", &[])?;
+    let container = Container::start(second, "foo", &[])?;
     let member = GroupSocket::open(&container, true, 5001)?;
     member.join(GROUP.parse()?, Sources::All)?;
     await_members(second, GROUP, &[second])?;
