@@ -22,6 +22,7 @@ mod presence;
 mod programs;
 mod recovery;
 mod remove;
+mod schema;
 mod show;
 mod start;
 mod stop;
@@ -112,6 +113,8 @@ enum Command {
     Watch(show::Watch),
     /// Write an archive for a bug report, without secrets
     Support(support::Support),
+    /// Print the JSON Schema of what a command prints with --json
+    Schema(schema::SchemaOf),
     /// Check this host before and after the installation, and say what to do
     Doctor(doctor::Doctor),
 }
@@ -139,6 +142,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments) -> Result<ExitCode> {
+    if let Command::Schema(schema) = arguments.command {
+        return schema.run().map(|()| ExitCode::SUCCESS);
+    }
     if !nix::unistd::geteuid().is_root() {
         bail!("only root may talk to shoutd; run this with sudo");
     }
@@ -171,6 +177,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Events(events) => events.run(directories).await,
             Command::Watch(watch) => watch.run(directories).await,
             Command::Support(support) => support.run(directories).await,
+            Command::Schema(schema) => schema.run(),
         };
         done.map(|()| ExitCode::SUCCESS)
     })

@@ -6,12 +6,13 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{EVENT_TEXT_BYTES_MAX, EVENTS_MAX};
 
 /// The kind of an event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
     /// A network that another host created was created on this host.
@@ -89,7 +90,7 @@ impl fmt::Display for EventKind {
 }
 
 /// An event, or several identical ones.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Event {
     /// Time of the first, in milliseconds since 1970.
     pub first: u64,

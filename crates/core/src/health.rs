@@ -1,6 +1,7 @@
 //! The health of hosts: the problems that `shoutdctl status` shows, and on which its exit code
 //! depends.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::HostId;
@@ -12,7 +13,7 @@ use crate::view::{Engine, Membership, Status};
 pub const FRESH: u64 = 5000;
 
 /// The health of a host of the cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HostHealth {
     /// The host.
     pub id: HostId,

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::METRICS_PORT;
@@ -12,8 +13,9 @@ use crate::limits::METRICS_PORT;
 const OFF: &str = "none";
 
 /// Where metrics are served. The default is [`METRICS_PORT`] on loopback.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(with = "String")]
 pub enum MetricsAddress {
     /// Nowhere.
     Off,

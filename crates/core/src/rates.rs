@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::NetworkId;
@@ -73,7 +74,7 @@ pub struct NetworkRates {
 }
 
 /// A row of `shoutdctl top`: what one container sends to one group. Rates are per second.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RateRow {
     /// The network's name.
     pub network: String,
@@ -100,7 +101,7 @@ pub struct RateRow {
 }
 
 /// The rates on all hosts, or why some are missing.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Top {
     /// The rows, the highest packet rate first.
     pub rows: Vec<RateRow>,
@@ -141,7 +142,7 @@ pub fn rate_rows(
 }
 
 /// A row of `shoutdctl groups --rates`. Rates are per second.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RatedGroup {
     /// The group and its members.
     #[serde(flatten)]

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::HostId;
@@ -36,7 +37,7 @@ pub struct ProbeReport {
 }
 
 /// Whether one direction of a tunnel carries.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Carriage {
     /// Not known, or not yet: the hosts share no network, or one does not answer.
@@ -131,7 +132,7 @@ impl Peer {
 }
 
 /// Both directions of the tunnel to one peer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TunnelState {
     /// From the peer to this host.
     pub inbound: Carriage,

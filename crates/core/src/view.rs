@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::IpNet;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::events::Event;
@@ -17,7 +18,7 @@ use crate::tunnel::TunnelState;
 use crate::{ClusterId, EndpointId, Fingerprint, HostId, MacAddress, NetworkId, Vni};
 
 /// Whether the daemon is a member of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "state", content = "detail")]
 pub enum Membership {
     /// It belongs to no cluster yet, with the reason.
@@ -114,7 +115,7 @@ pub struct Done {
 }
 
 /// `shoutdctl status`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// The daemon's version.
     pub version: String,
@@ -182,7 +183,7 @@ pub struct Status {
 }
 
 /// The state of the host's Docker Engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "state", content = "detail")]
 pub enum Engine {
     /// It answers; with its version.
@@ -192,7 +193,7 @@ pub enum Engine {
 }
 
 /// A row of `shoutdctl hosts`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HostRow {
     /// Its id.
     pub id: HostId,
@@ -220,7 +221,7 @@ pub struct HostRow {
 
 /// A row of `shoutdctl groups`: the hosts with members of a group with this source filter, on the
 /// networks that the queried host has.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GroupRow {
     /// Name of the network.
     pub network: String,
@@ -233,7 +234,7 @@ pub struct GroupRow {
 }
 
 /// A host with members of a group.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MemberHost {
     /// Its name.
     pub name: String,
@@ -245,7 +246,7 @@ pub struct MemberHost {
 }
 
 /// A row of `shoutdctl networks`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkRow {
     /// Its id.
     pub id: NetworkId,
@@ -254,6 +255,7 @@ pub struct NetworkRow {
     /// Its VXLAN network identifier.
     pub vni: Vni,
     /// Its subnets.
+    #[schemars(with = "Vec<String>")]
     pub subnets: Vec<IpNet>,
     /// Its `-o` options.
     pub options: BTreeMap<String, String>,
@@ -313,10 +315,11 @@ pub fn why_no_groups(
     if elsewhere.is_empty() {
         return format!("no host has a container on {subject}");
     }
+    let which = if elsewhere.len() == 1 { "" } else { "and one of " };
     let elsewhere = elsewhere.join(", ");
     format!(
-        "{me} has no container on {subject}, and knows the groups of its own networks only: ask \
-         one of {elsewhere} with --host"
+        "{me} has no container on {subject}, and knows the groups of its own networks only: add \
+         --host {which}{elsewhere}"
     )
 }
 
@@ -332,7 +335,7 @@ pub struct GroupMemberRow {
 }
 
 /// A row of `shoutdctl endpoints`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct EndpointRow {
     /// Name of the network.
     pub network: String,
@@ -349,7 +352,7 @@ pub struct EndpointRow {
 }
 
 /// `shoutdctl endpoints`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Endpoints {
     /// The endpoints of the hosts that answered.
     pub endpoints: Vec<EndpointRow>,
@@ -474,9 +477,9 @@ mod tests {
             "no container of host h2 is a member of a group on network foo"
         );
         let why = why_no_groups("h1", &networks, Some("bar"), None);
-        assert!(why.ends_with("ask one of h2, h3 with --host"), "{why}");
+        assert!(why.ends_with("add --host and one of h2, h3"), "{why}");
         let why = why_no_groups("h4", &networks, None, None);
-        assert!(why.ends_with("ask one of h1, h2, h3 with --host"), "{why}");
+        assert!(why.ends_with("add --host and one of h1, h2, h3"), "{why}");
         assert_eq!(
             why_no_groups("h4", &networks, Some("idle"), None),
             "no host has a container on network idle"

@@ -179,8 +179,8 @@ fn lists(cluster: &mut Cluster) -> Result<()> {
     })?;
     for (host, line, why) in [
         (&first, "groups --network foo", "no container is a member of a group on network foo"),
-        (&first, "groups --network bar", "ask on host2"),
-        (&third, "groups", "ask on host1, host2"),
+        (&first, "groups --network bar", "add --host host2"),
+        (&third, "groups", "add --host and one of host1, host2"),
     ] {
         let output = listed(host, line)?;
         ensure!(

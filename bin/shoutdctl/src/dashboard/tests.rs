@@ -52,7 +52,8 @@ fn views(hosts: usize, containers: usize, network: &str) -> Views {
     let status = json!({
         "version": "0.1.0", "pid": 1, "host": format!("{:016x}", 1), "name": "host1",
         "address": "10.0.0.1:7789", "underlay_mtu": 1500, "agreed_ago": 0,
-        "replication": "vxlan-mdb", "membership": { "state": "member" }, "cluster": null, "role": "leader",
+        "replication": "vxlan-mdb", "membership": { "state": "member" }, "cluster": null,
+        "role": "leader",
         "leader": null, "hosts": hosts, "networks": 1, "endpoints": 1,
         "docker": { "state": "serving", "detail": "26.1.5" }, "problems": [],
     });

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 use shoutd_cli::{DOCKER_SOCKET, Directories};
 use shoutd_core::address::parse_address;
@@ -60,10 +61,11 @@ pub struct Doctor {
 }
 
 /// The output as JSON.
-#[derive(Debug, Serialize)]
-struct Report {
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Report {
     /// The worst level.
     worst: Level,
+    /// All findings, in the order of the checks.
     findings: Vec<Finding>,
 }
 

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use clap::Args;
+use schemars::JsonSchema;
 use serde::Serialize;
 use shoutd_cli::Directories;
 use shoutd_core::view::{EndpointRow, Endpoints, GroupRow, NetworkRow};
@@ -18,8 +19,8 @@ pub struct Inspect {
 }
 
 /// A network with its endpoints and groups, as JSON.
-#[derive(Debug, Serialize)]
-struct Inspected {
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Inspected {
     #[serde(flatten)]
     network: NetworkRow,
     /// Endpoints on all hosts that answered.

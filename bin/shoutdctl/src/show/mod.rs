@@ -15,7 +15,7 @@ use std::io::IsTerminal;
 use anyhow::Result;
 use clap::Args;
 use comfy_table::{ContentArrangement, Table, presets};
-pub use inspect::Inspect;
+pub use inspect::{Inspect, Inspected};
 pub use lists::{Endpoints, Events, Groups, Hosts, Networks};
 pub use ping::Ping;
 use serde::Serialize;

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{AskFacts, AskWhy, Explanation, Station};
@@ -130,7 +131,7 @@ pub enum KeptAt {
 }
 
 /// A packet that a host kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeptPacket {
     /// When it passed, by the host's clock, in nanoseconds since 1970.
     pub at: u64,
@@ -152,7 +153,7 @@ pub struct Kept {
 }
 
 /// The packets that were kept at one place of the way.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KeptPlace {
     /// The host and the place, in words.
     pub place: String,
@@ -161,7 +162,7 @@ pub struct KeptPlace {
 }
 
 /// How many packets passed one place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CountedAt {
     /// The station.
     pub station: Station,
@@ -174,7 +175,7 @@ pub struct CountedAt {
 }
 
 /// The way of a group's packets, as it was counted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Trace {
     /// How long the hosts counted, in milliseconds.
     pub milliseconds: u64,

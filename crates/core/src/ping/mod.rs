@@ -12,6 +12,7 @@ use std::time::Duration;
 
 pub use exchange::{Echo, Exchange};
 pub use result::PingAnswer;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::limits::{PING_HOSTS_MAX, PING_REQUESTS_MAX};
@@ -167,7 +168,7 @@ pub struct Heard {
 }
 
 /// The result, as it is shown.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Ping {
     /// The network's name.
     pub network: String,
@@ -183,7 +184,7 @@ pub struct Ping {
 }
 
 /// One direction between two hosts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PingPair {
     /// The host that sent.
     pub from: String,
@@ -204,7 +205,7 @@ pub struct PingPair {
 }
 
 /// Round trips, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RoundTrip {
     /// How many were measured.
     pub samples: usize,

@@ -2,13 +2,14 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::scene::{SeenContainer, SeenMember};
 use crate::events::Event;
 
 /// Something that has changed, and when.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Line {
     /// When the daemon saw it, in milliseconds since 1970.
     pub at: u64,
@@ -18,7 +19,7 @@ pub struct Line {
 }
 
 /// Something that has changed. `Display` writes it as one line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case", tag = "kind")]
 pub enum News {
     /// A watcher begins, or begins again after an interruption, with what there is.
