@@ -61,7 +61,23 @@ pub(crate) fn what_is_removed_again_and_again(cluster: &mut Cluster) -> Result<(
         drop(removes);
         await_nothing_broken(third, &options)?;
     }
-    an_entry_is_removed(&network, &hosts, &options)
+    an_entry_is_removed(&network, &hosts, &options)?;
+    snooping_is_switched_off(second, &segment, &options)
+}
+
+/// Nothing is lost then, and the host says what it costs.
+fn snooping_is_switched_off(host: &Host, segment: &str, options: &[&str]) -> Result<()> {
+    let off = format!("ip -netns {segment} link set shoutbr0 type bridge mcast_snooping 0");
+    let switches = again_and_again(host, &off)?;
+    wait_until("the bridge that does not snoop to be told", SOON, || {
+        let problems = status(host)?["problems"].to_string();
+        Ok(problems.contains("the bridge on this host does not snoop").then_some(()))
+    })?;
+    ensure!(cause(host, options)?.is_none(), "{:?}", cause(host, options)?);
+    drop(switches);
+    wait_until("the host to be well again", SOON, || {
+        Ok(status(host)?["problems"].as_array().is_some_and(Vec::is_empty).then_some(()))
+    })
 }
 
 /// The table is read every 10 s: until then the entry is missing.
