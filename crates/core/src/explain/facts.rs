@@ -102,6 +102,18 @@ pub struct InsideFacts {
     /// The UDP sockets that may send to the group: connected to it, or to no address.
     #[serde(default)]
     pub senders: Vec<SendingSocket>,
+    /// What its netfilter dropped while the host collected its facts, whichever packets it were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netfilter_now: Option<NetfilterDrops>,
+}
+
+/// Packets that a rule or the policy of a chain dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NetfilterDrops {
+    /// The table and the chain.
+    pub place: String,
+    /// How many.
+    pub packets: u64,
 }
 
 /// A UDP socket of a container that may send to the group, as far as it can be asked.

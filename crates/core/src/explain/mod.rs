@@ -16,8 +16,8 @@ pub use counts::{
     KeptPlace, Trace, TraceProbe,
 };
 pub use facts::{
-    AskFacts, ContainerFacts, HostFacts, InsideFacts, InterfaceFacts, PeerFacts, PortFacts,
-    SegmentFacts, SendingSocket, SendsTo, SocketFacts,
+    AskFacts, ContainerFacts, HostFacts, InsideFacts, InterfaceFacts, NetfilterDrops, PeerFacts,
+    PortFacts, SegmentFacts, SendingSocket, SendsTo, SocketFacts,
 };
 pub use finding::{Explanation, Finding, Station, Verdict};
 use serde::{Deserialize, Serialize};

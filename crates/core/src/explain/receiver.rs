@@ -3,7 +3,9 @@
 use std::net::{IpAddr, Ipv6Addr};
 
 use super::sender::devices;
-use super::{Answer, Case, Finding, HostFacts, InsideFacts, Place, Station, Verdict};
+use super::{
+    Answer, Case, Finding, HostFacts, InsideFacts, NetfilterDrops, Place, Station, Verdict,
+};
 use crate::multicast::SourceFilter;
 use crate::tunnel::{Carriage, TunnelProblem, tunnel_problem};
 
@@ -140,6 +142,7 @@ impl<'a> Case<'a> {
         let broken =
             [self.not_in_bridge(to), self.excluded(to, source), self.off_path(to, inside, source)];
         findings.extend(broken.into_iter().flatten());
+        findings.extend(self.netfilter(to, inside));
         findings.push(self.sockets(to, inside, &own.name));
         findings
     }
@@ -244,6 +247,18 @@ impl<'a> Case<'a> {
             )),
             ..self.found(to, Verdict::Broken, text)
         })
+    }
+
+    /// What the container's netfilter drops now. Which packets it were is not known; `trace` counts
+    /// the group's.
+    pub(super) fn netfilter(&self, to: Place<'_>, inside: &InsideFacts) -> Option<Finding> {
+        let NetfilterDrops { place, packets } = inside.netfilter_now.as_ref()?;
+        let text = format!(
+            "netfilter of {} dropped {packets} packets just now ({place}): these may be packets of \
+             {}, which shoutdctl trace counts",
+            to.container.name, self.group
+        );
+        Some(self.found(to, Verdict::Unknown, text))
     }
 
     /// Whether a socket can take the packets, and does.

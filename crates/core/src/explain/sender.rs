@@ -21,6 +21,8 @@ impl Case<'_> {
         if self.is_general || self.has_sent(from) {
             return findings;
         }
+        let netfilter = self.netfilter(from, inside);
+        findings.extend(netfilter.map(|found| Finding { station: Station::Sender, ..found }));
         let own = &interface.name;
         let certain: Vec<&SendingSocket> =
             inside.senders.iter().filter(|socket| socket.is_connected).collect();

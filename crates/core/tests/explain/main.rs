@@ -9,8 +9,9 @@ use std::net::IpAddr;
 
 use shoutd_core::EndpointId;
 use shoutd_core::explain::{
-    Answer, AskWhy, ContainerFacts, HostFacts, InsideFacts, InterfaceFacts, NoCase, PeerFacts,
-    PortFacts, SegmentFacts, SendingSocket, SendsTo, SocketFacts, Verdict, explain,
+    Answer, AskWhy, ContainerFacts, HostFacts, InsideFacts, InterfaceFacts, NetfilterDrops, NoCase,
+    PeerFacts, PortFacts, SegmentFacts, SendingSocket, SendsTo, SocketFacts, Station, Verdict,
+    explain,
 };
 use shoutd_core::multicast::{SourceFilter, group_mac};
 use shoutd_core::plane::{Destination, Filter, Forwarding};
@@ -336,6 +337,22 @@ fn each_fault_is_the_cause() {
         }
         assert!(cause.remedy.is_some(), "{what}: no remedy");
         assert!(found.findings.is_sorted_by_key(|finding| finding.station), "{what}");
+    }
+}
+
+#[test]
+fn what_netfilter_drops_may_be_the_group() {
+    let mut world = World::healthy();
+    let drops = NetfilterDrops { place: "table filter, chain INPUT".to_owned(), packets: 12 };
+    for number in [1, 2] {
+        world.inside(number).netfilter_now = Some(drops.clone());
+    }
+    let found = explain(&question(), "foo", &world.hosts).unwrap();
+    assert_eq!(found.cause(), None);
+    for (name, station) in [("c1", Station::Sender), ("c2", Station::Receiver)] {
+        let text = format!("netfilter of {name} dropped 12 packets just now (table filter, chain");
+        let finding = found.findings.iter().find(|finding| finding.text.starts_with(&text));
+        assert_eq!(finding.map(|finding| finding.station), Some(station), "{found:?}");
     }
 }
 

@@ -8,15 +8,16 @@ use std::thread;
 use std::time::Duration;
 
 use shoutd_core::explain::{
-    InsideFacts, InterfaceFacts, PortFacts, SegmentFacts, SendingSocket, SendsTo, SocketFacts,
+    InsideFacts, InterfaceFacts, NetfilterDrops, PortFacts, SegmentFacts, SendingSocket, SendsTo,
+    SocketFacts,
 };
 use shoutd_core::limits::{FACT_DETOURS_MAX, FACT_GROUPS_MAX, FACT_SOCKETS_MAX};
 use shoutd_core::multicast::Mdb;
 use shoutd_core::plane::{BRIDGE, DeviceName, TUNNEL, namespace_name};
 use shoutd_core::{EndpointId, Vni};
 use shoutd_netlink::{
-    Error, IgmpMldFilter, Kind, Link, ListedSocket, MdbEntry, Namespace, Route, SelectedInterface,
-    SendOptions, send_options,
+    Dropper, Error, IgmpMldFilter, Kind, Link, ListedSocket, MdbEntry, Namespace, Route,
+    SelectedInterface, SendOptions, dropped, send_options,
 };
 
 use super::forwarding::LinuxForwarding;
@@ -25,7 +26,7 @@ use super::registry::Registry;
 use crate::forwarding::ForwardingTables;
 use crate::kernel_error::KernelError;
 
-/// How long drops of sockets and of the network's limit are watched, if there were any before.
+/// How long drops of sockets, of netfilter and of the network's limit are watched, if there were any before.
 const DROPS_WATCHED: Duration = Duration::from_millis(300);
 
 /// A container to look into.
@@ -144,6 +145,8 @@ struct Inside {
     namespace: Namespace,
     facts: InsideFacts,
     sockets: Vec<ListedSocket>,
+    /// What netfilter had dropped then.
+    dropped: BTreeMap<Dropper, u64>,
 }
 
 impl Inside {
@@ -187,7 +190,8 @@ impl Inside {
                 Some(InterfaceFacts { name: own.name, up: own.up, strict_reverse_path: strict });
         }
         let sockets = namespace.udp_sockets()?;
-        Ok(Self { namespace, facts, sockets })
+        let dropped = dropped(&namespace)?;
+        Ok(Self { namespace, facts, sockets, dropped })
     }
 
     /// The sockets that can receive the group's packets.
@@ -197,6 +201,24 @@ impl Inside {
 
     fn has_drops(&self, group: IpAddr) -> bool {
         self.receiving(group).any(|socket| socket.drops > 0)
+            || self.dropped.values().any(|packets| *packets > 0)
+    }
+
+    /// The rule or policy that has dropped most since the namespace was opened.
+    fn netfilter_now(&self) -> Result<Option<NetfilterDrops>, Error> {
+        if self.dropped.values().all(|packets| *packets == 0) {
+            return Ok(None);
+        }
+        let now = dropped(&self.namespace)?.into_iter();
+        let risen = now.map(|(dropper, packets)| {
+            let before = self.dropped.get(&dropper).copied().unwrap_or_default();
+            (packets.saturating_sub(before), dropper)
+        });
+        let most = risen.max().filter(|(packets, _)| *packets > 0);
+        Ok(most.map(|(packets, Dropper { table, chain, .. })| NetfilterDrops {
+            place: format!("table {table}, chain {chain}"),
+            packets,
+        }))
     }
 
     /// The sockets that may send to the group. One that is bound to a group only receives.
@@ -251,6 +273,7 @@ impl Inside {
         options: &BTreeMap<u64, SendOptions>,
     ) -> Result<InsideFacts, Error> {
         self.facts.senders = self.senders(group, options)?;
+        self.facts.netfilter_now = self.netfilter_now()?;
         let later = if self.has_drops(group) { self.namespace.udp_sockets()? } else { Vec::new() };
         let sockets = self.receiving(group).map(|socket| {
             let again = later.iter().find(|again| again.inode == socket.inode);

@@ -140,8 +140,15 @@ pub(crate) fn stop_at_each_place(cluster: &mut Cluster) -> Result<()> {
     way.ensure_stops(&["--for", "1s"], "sent no packet to 224.1.1.1 (UDP port 5001)")?;
 
     {
-        let _drops = Drops::inside(receiver, "udp dport 5001")?;
+        let _drops = Drops::inside(receiver, "udp dport 5001 counter")?;
         way.ensure_stops(&["--probe"], "packets that passed the interface eth0 of")?;
+        // The rule's counter is read, too.
+        let _stream = sender.spawn("iperf -u -c 224.1.1.1 -T 4 -t 30 -b 1M")?;
+        let text = format!("netfilter of {} dropped", receiver.name);
+        wait_until(&format!("{text:?} to be told"), SOON, || {
+            let output = hosts[2].run(["shoutdctl", "why", "--network", "foo", GROUP])?;
+            Ok(output.stdout.contains(&text).then_some(()))
+        })?;
     }
     {
         let _drops = Drops::on(&receiver.host, "udp dport 7789")?;

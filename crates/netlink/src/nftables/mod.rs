@@ -21,9 +21,9 @@ use crate::socket::flag;
 use crate::wire::Message;
 
 /// Octets of `struct nfgenmsg`.
-const HEADER: usize = 4;
+pub(crate) const HEADER: usize = 4;
 /// `NFNL_SUBSYS_NFTABLES`.
-const SUBSYSTEM: u16 = 10;
+pub(crate) const SUBSYSTEM: u16 = 10;
 
 // `enum nf_tables_msg_types`.
 pub(crate) const NEW_TABLE: u16 = 0;
@@ -41,17 +41,17 @@ const NEW_GENERATION: u16 = 15;
 
 const TABLE_NAME: u16 = 1;
 const TABLE_FLAGS: u16 = 2;
-const CHAIN_TABLE: u16 = 1;
-const CHAIN_NAME: u16 = 3;
+pub(crate) const CHAIN_TABLE: u16 = 1;
+pub(crate) const CHAIN_NAME: u16 = 3;
 const CHAIN_HOOK: u16 = 4;
-const CHAIN_POLICY: u16 = 5;
+pub(crate) const CHAIN_POLICY: u16 = 5;
 const CHAIN_TYPE: u16 = 7;
 const HOOK_NUMBER: u16 = 1;
 const HOOK_PRIORITY: u16 = 2;
 const HOOK_DEVICE: u16 = 3;
-const RULE_TABLE: u16 = 1;
-const RULE_CHAIN: u16 = 2;
-const RULE_EXPRESSIONS: u16 = 4;
+pub(crate) const RULE_TABLE: u16 = 1;
+pub(crate) const RULE_CHAIN: u16 = 2;
+pub(crate) const RULE_EXPRESSIONS: u16 = 4;
 const RULE_USERDATA: u16 = 7;
 const SET_TABLE: u16 = 1;
 const SET_NAME: u16 = 2;
@@ -73,9 +73,9 @@ const ELEMENTS_SET: u16 = 2;
 const ELEMENTS_LIST: u16 = 3;
 const ELEMENT_KEY: u16 = 1;
 const LIST_ELEMENT: u16 = 1;
-const EXPRESSION_NAME: u16 = 1;
-const EXPRESSION_DATA: u16 = 2;
-const COUNTER_PACKETS: u16 = 2;
+pub(crate) const EXPRESSION_NAME: u16 = 1;
+pub(crate) const EXPRESSION_DATA: u16 = 2;
+pub(crate) const COUNTER_PACKETS: u16 = 2;
 const DATA_VALUE: u16 = 1;
 
 const NF_ACCEPT: u32 = 1;
