@@ -17,8 +17,11 @@ use shoutd_core::watch::Line;
 use crate::doctor::Report;
 use crate::show::Inspected;
 
+/// A command with its options, and what makes the schema of its output.
+type Output = (&'static str, fn() -> Schema);
+
 /// The commands with `--json`, and what they print.
-const OUTPUTS: [(&str, fn() -> Schema); 15] = [
+const OUTPUTS: [Output; 15] = [
     ("status", of::<Status>),
     ("status --cluster", of::<Vec<HostHealth>>),
     ("hosts", of::<Vec<HostRow>>),
