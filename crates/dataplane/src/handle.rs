@@ -259,6 +259,12 @@ impl ReconcilerHandle {
             .collect()
     }
 
+    /// Whether the bridge of a segment has snooped for long enough to know the memberships.
+    pub fn snoops(&self, vni: Vni) -> bool {
+        let pressures = self.owner.follower.mdb_pressures.borrow();
+        !pressures.iter().any(|pressure| pressure.is_without_snooping(vni))
+    }
+
     /// The networks whose learning is suspended because they learned too much, one line each.
     /// `network` returns a network's name.
     pub fn suspensions(&self, network: impl Fn(Vni) -> String) -> Vec<String> {

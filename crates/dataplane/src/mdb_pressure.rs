@@ -22,6 +22,11 @@ pub enum MdbPressure {
 }
 
 impl MdbPressure {
+    /// Whether the bridge of this segment does not snoop, or has only just started to.
+    pub(crate) fn is_without_snooping(&self, segment: Vni) -> bool {
+        matches!(self, Self::Bridge { vni, room, .. } if *vni == segment && !room.snoops)
+    }
+
     /// A line for users. `network` names a network.
     pub(crate) fn describe(&self, observed: &Observed, network: &dyn Fn(Vni) -> String) -> String {
         let (vni, text) = match self {

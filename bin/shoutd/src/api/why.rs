@@ -131,6 +131,8 @@ impl Views {
         };
         let segment = segment.map(|read| SegmentFacts {
             undone: self.services.plane.undone(&asked.network),
+            // After a restart of snooping, all multicast is sent here until queries are answered.
+            snooping: read.snooping && self.services.plane.snoops(&asked.network),
             ..read
         });
         let unread = segment.as_ref().err().cloned().unwrap_or_default();

@@ -266,6 +266,12 @@ impl Plane {
         in_use.filter_map(|(id, network)| mtu_problem(id, network, underlay)).collect()
     }
 
+    /// Whether the bridge of a network has snooped for long enough to know the memberships.
+    pub fn snoops(&self, network: &NetworkId) -> bool {
+        let vni = self.agreement.cluster().networks.get(network).map(|network| network.vni);
+        vni.is_none_or(|vni| self.reconciler.snoops(vni))
+    }
+
     /// What something else on this host removes of a network again and again, and how many times.
     pub fn undone(&self, network: &NetworkId) -> Option<(String, usize)> {
         let vni = self.agreement.cluster().networks.get(network)?.vni;

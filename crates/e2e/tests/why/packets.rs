@@ -143,12 +143,13 @@ pub(crate) fn stop_at_each_place(cluster: &mut Cluster) -> Result<()> {
         let _drops = Drops::inside(receiver, "udp dport 5001 counter")?;
         way.ensure_stops(&["--probe"], "packets that passed the interface eth0 of")?;
         // The rule's counter is read, too.
-        let _stream = sender.spawn("iperf -u -c 224.1.1.1 -T 4 -t 30 -b 1M")?;
+        let mut stream = sender.spawn("iperf -u -c 224.1.1.1 -T 4 -t 5 -b 1M")?;
         let text = format!("netfilter of {} dropped", receiver.name);
         wait_until(&format!("{text:?} to be told"), SOON, || {
             let output = hosts[2].run(["shoutdctl", "why", "--network", "foo", GROUP])?;
             Ok(output.stdout.contains(&text).then_some(()))
         })?;
+        stream.wait(SOON)?;
     }
     {
         let _drops = Drops::on(&receiver.host, "udp dport 7789")?;
