@@ -26,7 +26,8 @@ use super::registry::Registry;
 use crate::forwarding::ForwardingTables;
 use crate::kernel_error::KernelError;
 
-/// How long drops of sockets, of netfilter and of the network's limit are watched, if there were any before.
+/// How long drops of sockets, of netfilter and of the network's limit are watched, if there were
+/// any before.
 const DROPS_WATCHED: Duration = Duration::from_millis(300);
 
 /// A container to look into.
