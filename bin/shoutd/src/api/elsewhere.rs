@@ -27,8 +27,16 @@ impl Views {
         if id == self.services.agreement.me {
             return self.own_view(asked.view).await;
         }
+        self.view_of(id, &host, asked.view).await
+    }
+
+    /// What a peer shows.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub(super) async fn view_of(&self, id: HostId, host: &Host, view: HostView) -> Result<Value> {
         let peers = &self.services.peers;
-        let answer = peers.call_host(id, host.address, VIEW, &asked.view, ANSWER_DEADLINE).await;
+        let answer = peers.call_host(id, host.address, VIEW, &view, ANSWER_DEADLINE).await;
         answer.map_err(|error| anyhow!("host {} does not answer: {error}", host.name))
     }
 

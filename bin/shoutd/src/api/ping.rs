@@ -8,9 +8,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, anyhow, bail};
 use futures::future::join_all;
 use shoutd_core::cluster::Host;
+use shoutd_core::host_view::HostView;
 use shoutd_core::limits::PING_HOSTS_MAX;
 use shoutd_core::local::Endpoint;
 use shoutd_core::ping::{AskEchoes, AskPing, Echoes, Exchange, Ping, PingAnswer, Sizes};
+use shoutd_core::view::GroupRow;
 use shoutd_core::{HostId, MacAddress, NetworkId, Vni};
 use shoutd_dataplane::{PingSockets, PingTo, Subject};
 
@@ -72,8 +74,12 @@ impl Views {
             requests,
         };
         let group = asked.to.filter(IpAddr::is_multicast);
-        let (answers, listeners) =
-            tokio::join!(self.echoes_of_all(hosts, &wanted), self.listeners(&title, group));
+        let informed = hosts.first().map(|(id, host)| (*id, host.clone())).filter(|_| !attached);
+        let (answers, listeners) = tokio::join!(
+            self.echoes_of_all(hosts, &wanted),
+            self.listeners(&title, group, informed)
+        );
+        let listeners = listeners?;
         if let (Some(group), Some([])) = (group, listeners.as_deref()) {
             bail!("no container has joined {group} on {title}; shoutdctl groups lists the groups");
         }
@@ -112,14 +118,25 @@ impl Views {
         Ok((only.clone(), cluster.network_title(only).to_owned()))
     }
 
-    /// The hosts with members of the group.
-    async fn listeners(&self, title: &str, group: Option<IpAddr>) -> Option<Vec<String>> {
-        let group = group?;
-        let rows = self.groups().await.into_iter();
-        let rows = rows.filter(|row| {
+    /// The hosts with members of the group. A host without the network does not know its groups,
+    /// and asks one that has it (`informed`).
+    async fn listeners(
+        &self,
+        title: &str,
+        group: Option<IpAddr>,
+        informed: Option<(HostId, Host)>,
+    ) -> Result<Option<Vec<String>>> {
+        let Some(group) = group else { return Ok(None) };
+        let rows: Vec<GroupRow> = match informed {
+            Some((id, host)) => {
+                serde_json::from_value(self.view_of(id, &host, HostView::Groups).await?)?
+            }
+            None => self.groups().await,
+        };
+        let rows = rows.into_iter().filter(|row| {
             row.network == title && row.group.is_none_or(|listened| listened == group)
         });
-        Some(rows.flat_map(|row| row.hosts).map(|host| host.name).collect())
+        Ok(Some(rows.flat_map(|row| row.hosts).map(|host| host.name).collect()))
     }
 
     async fn echoes_of_all(

@@ -160,6 +160,16 @@ pub(crate) fn of_another_host(cluster: &mut Cluster) -> Result<()> {
     ensure!(this.context("this host")?["name"] == *second.name(), "{rows}");
     ensure!(show("groups")?.to_string().contains(GROUP), "groups of a network that is not here");
     ensure!(show("events")?.is_array(), "events");
+    // This host does not have the network, and so does not know its groups either.
+    let other = Container::start(first, "foo", &[])?;
+    let mut found = Value::Null;
+    wait_until("the group to be pinged from a host without the network", SOON, || {
+        found = ping(third, &["--network", "foo", "--count", "20", GROUP])?;
+        Ok(all_arrive(&found).then_some(()))
+    })
+    .with_context(|| found.to_string())?;
+    ensure!(pairs(&found)?.len() == 1 && pairs(&found)?[0]["to"] == *second.name(), "{found}");
+    drop(other);
     let refused = third.run(["shoutdctl", "status", "--host", "nobody"])?;
     ensure!(
         refused.code == 1 && refused.stderr.contains("there is no host nobody in the cluster"),
