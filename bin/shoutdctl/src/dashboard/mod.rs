@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 use self::access::Access;
 use self::tls::Certificate;
 use self::watch::Watcher;
-use crate::control;
+use crate::{control, waiting};
 
 /// The port, if the user names none: the next one after the metrics.
 const PORT: u16 = 7791;
@@ -33,9 +33,9 @@ const PORT: u16 = 7791;
   shoutdctl dashboard --address 192.0.2.1
   ssh -L 7791:127.0.0.1:7791 root@192.0.2.1 shoutdctl dashboard
 
-The printed address has a token: only who knows it sees the page. On any address but loopback, the \
-                        page is served by TLS. Without --tls-cert, its certificate is made anew \
-                        at each start; compare the fingerprint that is printed with the browser's.
+The printed address has a token: only those who know it can open the page. On any address but \
+                        loopback, the page is served by TLS. Without --tls-cert, each start makes \
+                        a new certificate; compare its printed fingerprint with the browser's.
 
 Exit codes: 0 if it was interrupted, 1 if shoutd does not answer or the address cannot be used, 2 \
                         for a wrong command line.")]
@@ -85,6 +85,7 @@ impl Dashboard {
             println!("SHA-256 fingerprint of the certificate: {}", certificate.fingerprint());
         }
         println!("the page is served until you press Ctrl-C");
+        waiting::hide();
         let acceptor = certificate.map(Certificate::acceptor).transpose()?;
         let watcher = Watcher::new(directories.clone());
         tokio::select! {

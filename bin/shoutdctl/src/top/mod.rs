@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::screen::Screen;
 use self::state::{After, State};
-use crate::control;
+use crate::{control, waiting};
 
 /// The width of the table where there is no terminal.
 const WIDTH: usize = 100;
@@ -95,6 +95,7 @@ impl Top {
             }
             return Ok(());
         }
+        waiting::hide();
         live(directories, &asked, state).await
     }
 }
