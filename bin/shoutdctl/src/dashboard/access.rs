@@ -1,5 +1,5 @@
-//! Who may see the page: who knows the token that was printed. Other users of this host and other
-//! pages in a browser do not.
+//! Access to the page: only users who know the printed token see it. Other users of this host and
+//! pages of other sites do not know it.
 
 use anyhow::{Result, anyhow};
 use axum::http::HeaderMap;

@@ -163,7 +163,7 @@ async fn changes(
 pub(super) fn differences(shown: &Regions, newest: &Regions) -> (Vec<Event>, Regions) {
     let event = |name: &str, html: &str| Event::default().event(name).data(html);
     if newest.hosts.is_empty() {
-        // The daemon does not answer: the page keeps what it has.
+        // If the daemon does not answer, the page keeps its other regions.
         let silent = (!newest.summary.is_empty()).then(|| event("silent", &newest.summary));
         let shown = Regions { summary: String::new(), ..shown.clone() };
         return (silent.into_iter().collect(), shown);

@@ -1,4 +1,5 @@
-//! One host's part: when it sends which request, what it answers, and what it counts.
+//! One host's part in a ping: it sends requests, answers those of other hosts, and counts what
+//! arrives.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

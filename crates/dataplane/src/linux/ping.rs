@@ -6,7 +6,6 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
 use shoutd_core::explain::TraceProbe;
 use shoutd_core::ping::{Echo, Exchange};
 use shoutd_core::plane::{TUNNEL, namespace_name};

@@ -3,7 +3,6 @@ its arguments. Each line of output is the JSON answer."""
 
 import json
 import sys
-import time
 
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
@@ -44,7 +43,6 @@ def answer(driver, verb, *arguments):
         return keys(driver, arguments[0])
     if verb == "size":
         driver.set_window_size(*arguments)
-        time.sleep(0.2)
         return None
     if verb == "axe":
         return check(driver, arguments[0])

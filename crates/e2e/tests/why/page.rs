@@ -1,4 +1,4 @@
-//! `shoutdctl dashboard` in a real browser: what it shows is what the cluster does.
+//! `shoutdctl dashboard` in a real browser. What the page shows is compared with the cluster.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -156,9 +156,12 @@ impl Browser {
     fn ensure_fits(&mut self, what: &str) -> Result<()> {
         let script = "const root = document.documentElement; \
                       return root.scrollWidth - root.clientWidth";
-        let beyond = self.script(script)?;
-        ensure!(beyond == 0, "{what}: the page is {beyond} pixels too wide");
-        Ok(())
+        let mut beyond = Value::Null;
+        let fits = wait_until(&format!("{what} to fit"), SOON, || {
+            beyond = self.script(script)?;
+            Ok((beyond == 0).then_some(()))
+        });
+        fits.with_context(|| format!("the page is {beyond} pixels too wide"))
     }
 }
 

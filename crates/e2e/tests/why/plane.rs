@@ -65,7 +65,7 @@ pub(crate) fn what_is_removed_again_and_again(cluster: &mut Cluster) -> Result<(
     snooping_is_switched_off(second, &segment, &options)
 }
 
-/// Nothing is lost then, and the host says what it costs.
+/// A bridge that does not snoop floods multicast: nothing is lost, and its host's status says so.
 fn snooping_is_switched_off(host: &Host, segment: &str, options: &[&str]) -> Result<()> {
     let off = format!("ip -netns {segment} link set shoutbr0 type bridge mcast_snooping 0");
     let switches = again_and_again(host, &off)?;
