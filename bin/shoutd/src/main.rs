@@ -5,42 +5,44 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Result, anyhow, bail};
-use clap::Parser;
-use shoutd_cli::{Directories, EXIT_OTHER_RUNS, EXIT_REMOVED, StartArguments};
+use clap::{ArgMatches, CommandFactory};
+use shoutd_cli::{Configuration, DaemonArguments, EXIT_OTHER_RUNS, EXIT_REMOVED, LogFormat};
 use shoutd_consensus::StoreError;
+use shoutd_core::configuration::Layer;
 use shoutd_daemon::app::daemon::{self, Ended, Removed};
 use shoutd_daemon::app::last_run;
-use tracing_subscriber::EnvFilter;
-
-/// Docker network plugin for multicast between containers on different hosts
-#[derive(Debug, Parser)]
-#[command(name = "shoutd", version)]
-struct Arguments {
-    #[command(flatten)]
-    start: StartArguments,
-    #[command(flatten)]
-    directories: Directories,
-}
+use shoutd_daemon::app::log::Log;
 
 fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
-        Ok(arguments) => arguments,
-        Err(error) => return shoutd_cli::refuse::<Arguments>(&error),
+    let matches = match DaemonArguments::command().try_get_matches() {
+        Ok(matches) => matches,
+        Err(error) => return shoutd_cli::refuse::<DaemonArguments>(&error),
     };
     shoutd_cli::hide_token();
-    // openraft logs at each heartbeat what `shoutd-consensus` logs once.
-    let filter = EnvFilter::try_from_env("SHOUTD_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,openraft=off"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(false)
-        .init();
-    let run_directory = arguments.directories.run_dir.clone();
-    let ended = run(arguments).and_then(|ended| match ended {
+    let checks_only = matches.get_flag("check_config");
+    let configuration = match Configuration::read(&matches) {
+        Ok(configuration) => configuration,
+        Err(error) => {
+            eprintln!("shoutd: {error}");
+            if let Some(directory) = matches.get_one::<PathBuf>("run_dir").filter(|_| !checks_only)
+            {
+                last_run::note_end(directory, &error.to_string());
+            }
+            return ExitCode::FAILURE;
+        }
+    };
+    if checks_only {
+        println!("{}", checked(&configuration));
+        return ExitCode::SUCCESS;
+    }
+    let format = configuration.start.log_format;
+    let log = Log::begin(&configuration.start.log, format);
+    let run_directory = configuration.directories.run_dir.clone();
+    let ended = run(configuration, matches, log).and_then(|ended| match ended {
         Ended::Stopped => Ok("it was stopped"),
         Ended::HasLeft => Ok("it has left its cluster"),
         Ended::Moved => Err(start_again()),
@@ -51,12 +53,32 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            // `shoutdctl start` shows this last line to the user.
-            eprintln!("shoutd: {error:#}");
+            report(&error, format);
             last_run::note_end(&run_directory, &format!("{error:#}"));
             exit_code(&error)
         }
     }
+}
+
+/// Logs why the daemon ends. `shoutdctl start` shows this last line to the user.
+fn report(error: &anyhow::Error, format: LogFormat) {
+    match format {
+        LogFormat::Text => eprintln!("shoutd: {error:#}"),
+        LogFormat::Json => tracing::error!(target: "shoutd", "{error:#}"),
+    }
+}
+
+/// The answer to `--check-config`.
+fn checked(configuration: &Configuration) -> String {
+    let mut files = configuration.settings.iter().filter_map(|setting| match &setting.layer {
+        Layer::File(path) => Some((path, setting.name.as_str())),
+        _ => None,
+    });
+    let Some((path, first)) = files.next() else {
+        return "the configuration is valid; no file sets anything".to_owned();
+    };
+    let names: Vec<_> = [first].into_iter().chain(files.map(|(_, name)| name)).collect();
+    format!("the configuration is valid; {} sets {}", path.display(), names.join(", "))
 }
 
 /// The exit code, which `shoutdctl start` and systemd evaluate.
@@ -88,13 +110,13 @@ fn not_started_again(error: &io::Error) -> anyhow::Error {
 }
 
 /// Runs the daemon, until it ends without an error.
-fn run(arguments: Arguments) -> Result<Ended> {
+fn run(configuration: Configuration, matches: ArgMatches, log: Log) -> Result<Ended> {
     if !nix::unistd::geteuid().is_root() {
         bail!("shoutd creates network devices and must run as root");
     }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let result = runtime.block_on(daemon::run(arguments.start, arguments.directories));
+    let result = runtime.block_on(daemon::run(configuration, matches, log));
     // Only calls whose callers are gone are left.
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Pid;
-use shoutd_cli::{Directories, EXIT_REMOVED, StartArguments, read_at_most};
+use shoutd_cli::{Configuration, EXIT_REMOVED, read_at_most};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -26,6 +26,9 @@ const MARK: &str = "# Written by `shoutdctl start`, and removed by `shoutdctl st
 
 /// Size limit of a unit file that we read, in octets. Ours have about 1000.
 const UNIT_BYTES_MAX: u64 = 64 << 10;
+
+/// Settings that the daemon itself remembers, because they may change.
+const REMEMBERED: [&str; 3] = ["advertise-address", "advertise-interface", "peer-addresses"];
 
 /// Deadline of a systemctl command. `daemon-reload` reads all units again, and `start` may take as
 /// long as the unit's `TimeoutStartSec` (30 s).
@@ -72,15 +75,14 @@ impl Systemd {
     pub async fn install(
         &self,
         program: &Path,
-        arguments: &StartArguments,
-        directories: &Directories,
+        configuration: &Configuration,
     ) -> Result<Installed> {
         let path = self.units.join(UNIT);
         let found = self.find()?;
         if matches!(&found, Some(unit) if !unit.starts_with(MARK)) || self.is_packaged() {
             return Ok(Installed::Foreign);
         }
-        let unit = unit(program, arguments, directories)?;
+        let unit = unit(program, configuration)?;
         let installed =
             if found.as_ref() == Some(&unit) { Installed::Unchanged } else { Installed::New };
         if installed == Installed::New {
@@ -161,15 +163,7 @@ impl Systemd {
 }
 
 /// The text of the unit.
-fn unit(program: &Path, arguments: &StartArguments, directories: &Directories) -> Result<String> {
-    // The daemon remembers the address and the peers, which may change. The token is only for the
-    // first start.
-    let kept = StartArguments {
-        advertise_address: None,
-        advertise_interface: None,
-        peer_addresses: Vec::new(),
-        ..arguments.clone()
-    };
+fn unit(program: &Path, configuration: &Configuration) -> Result<String> {
     // systemd does not accept these in a program name, even quoted.
     if program.as_os_str().as_encoded_bytes().iter().any(|octet| br#"$"'\"#.contains(octet)) {
         bail!(
@@ -178,7 +172,7 @@ fn unit(program: &Path, arguments: &StartArguments, directories: &Directories) -
         );
     }
     let mut line = quote(program.as_os_str())?;
-    for argument in kept.to_command_line(directories) {
+    for argument in configuration.command_line_without(&REMEMBERED) {
         write!(line, " {}", quote(&argument)?)?;
     }
     Ok(format!(
@@ -232,19 +226,15 @@ fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
-    use clap::{Args, FromArgMatches};
+    use clap::CommandFactory;
+    use shoutd_cli::DaemonArguments;
     use tempfile::TempDir;
 
     use super::*;
 
-    fn arguments(line: &[&str]) -> StartArguments {
-        let command = StartArguments::augment_args(clap::Command::new("start"));
-        let matches = command.get_matches_from(["start"].iter().chain(line));
-        StartArguments::from_arg_matches(&matches).unwrap()
-    }
-
-    fn directories() -> Directories {
-        Directories { run_dir: PathBuf::from("/run/shoutd") }
+    fn configuration(line: &[&str]) -> Configuration {
+        let matches = DaemonArguments::command().get_matches_from(["shoutd"].iter().chain(line));
+        Configuration::read(&matches).unwrap()
     }
 
     /// A systemctl that records its arguments. It fails while the file `fail` exists.
@@ -267,7 +257,7 @@ mod tests {
     }
 
     async fn install(systemd: &Systemd, line: &[&str]) -> Result<Installed> {
-        systemd.install(Path::new("/usr/local/bin/shoutd"), &arguments(line), &directories()).await
+        systemd.install(Path::new("/usr/local/bin/shoutd"), &configuration(line)).await
     }
 
     #[tokio::test]
@@ -280,9 +270,7 @@ mod tests {
         assert_eq!(install(&systemd, &first).await.unwrap(), Installed::New);
         assert_eq!(asked(&directory), ["daemon-reload", "--quiet enable shoutd.service"]);
         let text = fs::read_to_string(systemd.units.join(UNIT)).unwrap();
-        let line = "\nExecStart=/usr/local/bin/shoutd --data-dir /var/lib/shoutd --docker-socket \
-                    /var/run/docker.sock --plugin-socket /run/docker/plugins/shoutd.sock \
-                    --run-dir /run/shoutd\n";
+        let line = "\nExecStart=/usr/local/bin/shoutd\n";
         assert!(text.contains(line), "{text}");
         assert!(
             !text.contains("10.0.0.") && !text.contains("SHOUT1"),
@@ -339,9 +327,11 @@ mod tests {
         fs::write(&program, "#!/bin/sh\n").unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
         let path = directory.path().join(UNIT);
-        let odd = arguments(&["--data-dir", "/var/lib/a b/%n;\"$HOME\"\\x"]);
-        for (program, arguments) in [(Path::new("/bin/true"), arguments(&[])), (&program, odd)] {
-            let text = unit(program, &arguments, &directories()).unwrap();
+        let odd = configuration(&["--data-dir", "/var/lib/a b/%n;\"$HOME\"\\x"]);
+        for (program, configuration) in
+            [(Path::new("/bin/true"), configuration(&[])), (&program, odd)]
+        {
+            let text = unit(program, &configuration).unwrap();
             fs::write(&path, text).unwrap();
             let verified =
                 std::process::Command::new("systemd-analyze").arg("verify").arg(&path).output();
@@ -351,10 +341,7 @@ mod tests {
             let ours: Vec<_> = told.lines().filter(|line| line.contains("shoutd")).collect();
             assert!(output.status.success() && ours.is_empty(), "{told}");
         }
-        assert!(unit(Path::new("/bin/$true"), &arguments(&[]), &directories()).is_err());
-        assert!(
-            unit(Path::new("/bin/true"), &arguments(&["--data-dir", "/a\nb"]), &directories())
-                .is_err()
-        );
+        assert!(unit(Path::new("/bin/$true"), &configuration(&[])).is_err());
+        assert!(unit(Path::new("/bin/true"), &configuration(&["--data-dir", "/a\nb"])).is_err());
     }
 }

@@ -4,7 +4,7 @@
 use clap::Command;
 
 /// The examples by the names of command and subcommand.
-const EXAMPLES: [(&str, &[&str]); 23] = [
+const EXAMPLES: [(&str, &[&str]); 25] = [
     (
         "start",
         &[
@@ -23,6 +23,8 @@ const EXAMPLES: [(&str, &[&str]); 23] = [
     ("token prepare", &["shoutdctl token prepare"]),
     ("approve", &["shoutdctl approve", "shoutdctl approve <fingerprint>"]),
     ("remove", &["shoutdctl remove host3", "shoutdctl remove --force host3"]),
+    ("config show", &["shoutdctl config show", "shoutdctl config show --json"]),
+    ("config reload", &["shoutdctl config reload"]),
     ("backup", &["shoutdctl backup shoutd.backup"]),
     ("restore", &["shoutdctl restore shoutd.backup 192.0.2.1"]),
     ("recover", &["shoutdctl recover <cluster>"]),

@@ -12,6 +12,7 @@ macro_rules! println {
 
 mod backup;
 mod boot;
+mod config;
 mod control;
 mod dashboard;
 mod doctor;
@@ -37,8 +38,8 @@ mod wishes;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
-use shoutd_cli::Directories;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
+use shoutd_cli::{Configuration, ConfigurationError, Directories};
 
 use crate::start::Start;
 use crate::style::Colour;
@@ -69,6 +70,9 @@ enum Command {
     Approve(token::Approve),
     /// Remove a host, dead or alive, and its leases from the cluster
     Remove(remove::Remove),
+    /// Show this host's settings and where they come from, or read the configuration file again
+    #[command(subcommand)]
+    Config(config::Config),
     /// Write the agreed state of the cluster to a file
     Backup(backup::Backup),
     /// Restore the cluster on this host from a backup, after all hosts lost their data; shoutd
@@ -122,10 +126,11 @@ enum Command {
 fn main() -> ExitCode {
     // An error is one line on stderr: what is wrong, with what, and what to do.
     let command = examples::with_examples(Arguments::command());
-    let parsed =
-        command.try_get_matches().and_then(|matches| Arguments::from_arg_matches(&matches));
-    let arguments = match parsed {
-        Ok(arguments) => arguments,
+    let parsed = command.try_get_matches().and_then(|matches| {
+        Arguments::from_arg_matches(&matches).map(|arguments| (arguments, matches))
+    });
+    let (arguments, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => return shoutd_cli::refuse::<Arguments>(&error),
     };
     shoutd_cli::hide_token();
@@ -135,14 +140,14 @@ fn main() -> ExitCode {
         Command::Doctor(_) => doctor::EXIT_ERRORS.into(),
         _ => ExitCode::FAILURE,
     };
-    run(arguments).unwrap_or_else(|error| {
+    run(arguments, &matches).unwrap_or_else(|error| {
         eprintln!("shoutdctl: {error:#}");
         failure
     })
 }
 
-fn run(arguments: Arguments) -> Result<ExitCode> {
-    if let Command::Schema(schema) = arguments.command {
+fn run(arguments: Arguments, matches: &ArgMatches) -> Result<ExitCode> {
+    if let Command::Schema(schema) = &arguments.command {
         return schema.run().map(|()| ExitCode::SUCCESS);
     }
     if !nix::unistd::geteuid().is_root() {
@@ -150,7 +155,7 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
-        let directories = &arguments.directories;
+        let directories = &directories(&arguments, matches);
         let done = match arguments.command {
             Command::Status(status) => return status.run(directories).await,
             Command::Why(why) => return why.run(directories).await,
@@ -158,7 +163,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Capture(capture) => return capture.run(directories).await,
             Command::Ping(ping) => return ping.run(directories).await,
             Command::Doctor(doctor) => return doctor.run(directories).await,
-            Command::Start(start) => start.run(directories).await,
+            Command::Start(start) => start.run(configuration(matches)?).await,
+            Command::Config(config) => config.run(directories, innermost(matches)).await,
             Command::Stop(stop) => stop.run(directories).await,
             Command::Token(token) => token.run(directories).await,
             Command::Approve(approve) => approve.run(directories).await,
@@ -177,8 +183,32 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             Command::Events(events) => events.run(directories).await,
             Command::Watch(watch) => watch.run(directories).await,
             Command::Support(support) => support.run(directories).await,
-            Command::Schema(schema) => schema.run(),
+            Command::Schema(_) => Ok(()),
         };
         done.map(|()| ExitCode::SUCCESS)
     })
+}
+
+/// The settings of a command, by the command line, the environment and the configuration file.
+fn configuration(matches: &ArgMatches) -> Result<Configuration, ConfigurationError> {
+    Configuration::read(innermost(matches))
+}
+
+/// The matches of the subcommand. They have the global options, too.
+fn innermost(matches: &ArgMatches) -> &ArgMatches {
+    matches.subcommand().map_or(matches, |(_, below)| innermost(below))
+}
+
+/// Where the daemon is. An invalid configuration must not keep its state from being shown.
+fn directories(arguments: &Arguments, matches: &ArgMatches) -> Directories {
+    match configuration(matches) {
+        Ok(configuration) => configuration.directories,
+        Err(error) => {
+            // `start` fails with it.
+            if !matches!(arguments.command, Command::Start(_)) {
+                eprintln!("(the configuration is invalid: {error})");
+            }
+            arguments.directories.clone()
+        }
+    }
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, anyhow};
 use clap::Args;
 use schemars::{JsonSchema, Schema, SchemaGenerator};
+use shoutd_core::configuration::Settings;
 use shoutd_core::events::Event;
 use shoutd_core::explain::{Explanation, Trace};
 use shoutd_core::health::HostHealth;
@@ -21,7 +22,8 @@ use crate::show::Inspected;
 type Output = (&'static str, fn() -> Schema);
 
 /// The commands with `--json`, and what they print.
-const OUTPUTS: [Output; 15] = [
+const OUTPUTS: [Output; 16] = [
+    ("config show", of::<Settings>),
     ("status", of::<Status>),
     ("status --cluster", of::<Vec<HostHealth>>),
     ("hosts", of::<Vec<HostRow>>),
@@ -77,8 +79,8 @@ impl SchemaOf {
     ///
     /// # Errors
     /// The command has no JSON output, or a file cannot be written.
-    pub fn run(self) -> Result<()> {
-        if let Some(directory) = self.directory {
+    pub fn run(&self) -> Result<()> {
+        if let Some(directory) = &self.directory {
             for (command, schema) in OUTPUTS {
                 let path = directory.join(file(command));
                 fs::write(&path, text(schema)?)

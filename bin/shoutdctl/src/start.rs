@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use nix::unistd::Pid;
-use shoutd_cli::{Directories, EXIT_OTHER_RUNS, StartArguments, TOKEN_VARIABLE};
+use shoutd_cli::{Configuration, Directories, EXIT_OTHER_RUNS, StartArguments, TOKEN_VARIABLE};
 use shoutd_core::view::{Done, Engine, Membership, OfferToken, Status, TokenView};
 use tokio::time::{Instant, sleep};
 
@@ -48,8 +48,9 @@ const LOG_BYTES_MAX: u64 = 16 << 20;
 /// Start shoutd in the background.
 #[derive(Debug, Args)]
 pub struct Start {
+    // Only for the help: they are read together with the environment and the configuration file.
     #[command(flatten)]
-    arguments: StartArguments,
+    _arguments: StartArguments,
 
     /// Seconds to wait until shoutd serves Docker and is a cluster member
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = parse_seconds)]
@@ -72,16 +73,31 @@ fn parse_seconds(text: &str) -> Result<u64> {
 
 impl Start {
     /// Starts the daemon unless it already runs, and waits until it serves Docker.
-    pub async fn run(self, directories: &Directories) -> Result<()> {
+    ///
+    /// # Errors
+    /// It does not serve Docker in time, or not as the configuration says.
+    pub async fn run(self, configuration: Configuration) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
-        // Read it only once: it may come from standard input or a pipe.
-        let token = self.arguments.token_text().context("cannot take the token from its file")?;
+        Starting { configuration, log_file: self.log_file }.run(deadline).await
+    }
+}
+
+/// A start with all its settings.
+struct Starting {
+    configuration: Configuration,
+    log_file: PathBuf,
+}
+
+impl Starting {
+    async fn run(self, deadline: Instant) -> Result<()> {
+        let directories = &self.configuration.directories;
+        let token = self.token()?;
         if let Some(status) = running(directories).await? {
             return self.already_running(directories, &status, token.as_deref(), deadline).await;
         }
         self.check_engine()?;
         let log = Log::open(&self.log_file)?;
-        let mut child = self.spawn(directories, &log, token.as_deref())?;
+        let mut child = self.spawn(&log, token.as_deref())?;
         let pid = Pid::from_raw(
             i32::try_from(child.id()).context("the kernel gave a process id out of range")?,
         );
@@ -108,6 +124,16 @@ impl Start {
         self.hand_to_systemd(directories, token.as_deref(), deadline).await
     }
 
+    /// The token. Read it only once: it may come from standard input or a pipe. The file that the
+    /// configuration names may be gone on a member, which needs no token.
+    fn token(&self) -> Result<Option<String>> {
+        let text = self.configuration.start.token_text();
+        match text {
+            Err(_) if !self.configuration.is_given("token-file") => Ok(None),
+            text => text.context("cannot take the token from its file"),
+        }
+    }
+
     /// If the host runs systemd, replaces the daemon with one that systemd runs: systemd restarts
     /// it after a failure and starts it at boot. Then waits until it serves, and reports that.
     async fn hand_to_systemd(
@@ -118,7 +144,7 @@ impl Start {
     ) -> Result<()> {
         let mut deadline = deadline;
         if let Some(systemd) = Systemd::of_this_host() {
-            match self.install_unit(&systemd, directories).await {
+            match self.install_unit(&systemd).await {
                 Ok(Some(daemon)) => {
                     terminate(daemon).await?;
                     systemd.start().await?;
@@ -132,21 +158,17 @@ impl Start {
             }
         }
         let status = wait_until_serving(directories, deadline, || Ok(())).await?;
-        wishes::check(&self.arguments, token, directories, &status).await?;
+        wishes::check(&self.configuration.start, token, directories, &status).await?;
         report_serving(directories, &status).await
     }
 
     /// Installs the systemd unit. Returns the running daemon if systemd must replace it: not if
     /// systemd already runs it, nor if the unit is not ours.
-    async fn install_unit(
-        &self,
-        systemd: &Systemd,
-        directories: &Directories,
-    ) -> Result<Option<Pid>> {
+    async fn install_unit(&self, systemd: &Systemd) -> Result<Option<Pid>> {
         // The program may have been found on our PATH; systemd uses a different one.
         let program = daemon_program();
         let program = fs::canonicalize(&program).unwrap_or(program);
-        match systemd.install(&program, &self.arguments, directories).await? {
+        match systemd.install(&program, &self.configuration).await? {
             Installed::New => {
                 println!(
                     "systemd now runs shoutd and starts it at boot, before Docker (shoutd.service)"
@@ -161,7 +183,7 @@ impl Start {
                 return Ok(None);
             }
         }
-        let daemon = control::daemon(directories).await?;
+        let daemon = control::daemon(&self.configuration.directories).await?;
         Ok((!systemd.runs(daemon).await?).then_some(daemon))
     }
 
@@ -172,7 +194,7 @@ impl Start {
         token: Option<&str>,
         deadline: Instant,
     ) -> Result<()> {
-        if let Some(wanted) = self.arguments.address_rule()
+        if let Some(wanted) = self.configuration.start.address_rule()
             && wanted.to_string() != wishes::address_rule(status)
         {
             let found = match &status.address_rule {
@@ -196,7 +218,7 @@ impl Start {
             });
         let status = status.await?;
         // Check before we write these arguments into the systemd unit.
-        wishes::check(&self.arguments, token, directories, &status).await?;
+        wishes::check(&self.configuration.start, token, directories, &status).await?;
         self.hand_to_systemd(directories, token, deadline).await
     }
 
@@ -207,7 +229,7 @@ impl Start {
         status: &Status,
         token: Option<&str>,
     ) -> Result<()> {
-        let wanted = &self.arguments.peer_addresses;
+        let wanted = &self.configuration.start.peer_addresses;
         if !wanted.is_empty() && *wanted != status.peer_addresses {
             bail!(
                 "shoutd is already running and joins a cluster with --peer-addresses={}; to start \
@@ -226,7 +248,7 @@ impl Start {
     /// The daemon would wait for its engine, as it must at boot. A user who starts it by hand
     /// should see the error at once.
     fn check_engine(&self) -> Result<()> {
-        let socket = &self.arguments.docker_socket;
+        let socket = &self.configuration.start.docker_socket;
         let connected = UnixStream::connect(socket);
         connected.with_context(|| {
             format!(
@@ -238,10 +260,10 @@ impl Start {
         Ok(())
     }
 
-    fn spawn(&self, directories: &Directories, log: &Log, token: Option<&str>) -> Result<Child> {
+    fn spawn(&self, log: &Log, token: Option<&str>) -> Result<Child> {
         let program = daemon_program();
         let mut command = Command::new(&program);
-        command.args(self.arguments.to_command_line(directories)).current_dir("/");
+        command.args(self.configuration.command_line()).current_dir("/");
         command.stdin(Stdio::null()).stdout(log.file.try_clone()?).stderr(log.file.try_clone()?);
         // Not as an argument, which every user of the host can read.
         if let Some(token) = token {
@@ -421,6 +443,31 @@ impl Log {
         file.seek(SeekFrom::Start(self.start)).ok()?;
         let mut text = String::new();
         file.take(1 << 20).read_to_string(&mut text).ok()?;
-        text.lines().rev().find_map(|line| line.strip_prefix("shoutd: ")).map(str::to_owned)
+        text.lines().rev().find_map(error_in)
+    }
+}
+
+/// Why the daemon ended, if this is the line of its log that says so.
+fn error_in(line: &str) -> Option<String> {
+    if let Some(text) = line.strip_prefix("shoutd: ") {
+        return Some(text.to_owned());
+    }
+    let object: serde_json::Value = serde_json::from_str(line).ok()?;
+    let is_end = object["target"] == "shoutd" && object["level"] == "ERROR";
+    object["fields"]["message"].as_str().filter(|_| is_end).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_is_found_in_either_format_of_the_log() {
+        let json = r#"{"level":"ERROR","fields":{"message":"no room"},"target":"shoutd"}"#;
+        assert_eq!(error_in(json).as_deref(), Some("no room"));
+        assert_eq!(error_in("shoutd: no room").as_deref(), Some("no room"));
+        for other in ["INFO shoutd: no room", &json.replace("ERROR", "INFO"), "{}", ""] {
+            assert_eq!(error_in(other), None, "{other}");
+        }
     }
 }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use shoutd_cli::{DOCKER_SOCKET, Directories, PLUGIN_SOCKET, StartArguments};
+use shoutd_cli::{DOCKER_SOCKET, Directories, PLUGIN_SOCKET, StartArguments, Switch};
 use shoutd_core::joining::{PeerCheck, Peers, judge_peers};
 use shoutd_core::view::{CheckPeers, DATA_DIRECTORY, Status, TokenView};
 use shoutd_peer::{Prepared, Token};
@@ -82,12 +82,14 @@ pub fn settings(arguments: &StartArguments, status: &Status) -> Vec<String> {
             status.replication
         ));
     }
-    if arguments.no_tunnel_probes && status.tunnel_probes {
-        unmet.push(
-            "the running daemon probes its tunnels; to change that, stop it (shoutdctl stop) and \
-             start it again with --no-tunnel-probes"
-                .to_owned(),
-        );
+    let probes = if status.tunnel_probes { Switch::On } else { Switch::Off };
+    if arguments.tunnel_probes.is_some_and(|wanted| wanted != probes) {
+        let (has, wanted) = if status.tunnel_probes { ("on", "off") } else { ("off", "on") };
+        unmet.push(format!(
+            "the running daemon has --tunnel-probes={has}; to change that, set tunnel-probes in \
+             the configuration file and type shoutdctl config reload, or stop it (shoutdctl stop) \
+             and start it again with --tunnel-probes={wanted}"
+        ));
     }
     if let (Some(wanted), Some(has)) = (arguments.metrics_address, status.metrics_address)
         && wanted != has
@@ -146,7 +148,7 @@ mod tests {
         assert_eq!(unmet(&["--metrics-address=127.0.0.1"]), "");
         for (option, words) in [
             ("--replication=flood", ["vxlan-mdb", "not by flood"]),
-            ("--no-tunnel-probes", ["probes its tunnels", "start it again"]),
+            ("--tunnel-probes=off", ["has --tunnel-probes=on", "again with --tunnel-probes=off"]),
             ("--metrics-address=none", ["127.0.0.1:7790, not none", "start it again"]),
             ("--data-dir=/srv/other", ["/srv/shoutd", "/srv/other"]),
             ("--docker-socket=/run/d.sock", ["/var/run/docker.sock", "/run/d.sock"]),

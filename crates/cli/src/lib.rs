@@ -1,18 +1,22 @@
 //! The arguments that `shoutd` and `shoutdctl start` share: `shoutdctl start` passes them on.
 
+mod configuration;
 mod file;
+mod file_layer;
 #[cfg(test)]
 mod fuzz;
 mod hide;
+mod log;
 mod refuse;
 
-use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use clap::Args;
+use clap::{Args, Parser, ValueEnum};
+pub use configuration::{Configuration, ConfigurationError};
 pub use file::{TOKEN_FILE_BYTES_MAX, read_at_most};
 pub use hide::hide_token;
+pub use log::LogFilter;
 pub use refuse::refuse;
 use shoutd_core::address::parse_address;
 use shoutd_core::metrics_address::MetricsAddress;
@@ -38,6 +42,10 @@ pub struct Directories {
     /// Directory of the control socket
     #[arg(long, value_name = "DIR", default_value = RUN_DIRECTORY, global = true)]
     pub run_dir: PathBuf,
+
+    /// Configuration file [default: /etc/shoutd/shoutd.toml, if it exists]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
 }
 
 impl Directories {
@@ -46,6 +54,27 @@ impl Directories {
         self.run_dir.join(CONTROL_SOCKET)
     }
 }
+
+/// Docker network plugin for multicast between containers on different hosts
+#[derive(Debug, Clone, Parser)]
+#[command(name = "shoutd", version, after_help = SETTINGS_HELP)]
+pub struct DaemonArguments {
+    /// What may also be in the environment and in the configuration file.
+    #[command(flatten)]
+    pub start: StartArguments,
+    /// Where the daemon and shoutdctl meet.
+    #[command(flatten)]
+    pub directories: Directories,
+    /// Check the configuration, say what is wrong with it, and end
+    #[arg(long)]
+    pub check_config: bool,
+}
+
+/// Where settings may be.
+pub const SETTINGS_HELP: &str = "Each option is also a variable of the environment (--log is \
+    SHOUTD_LOG, --metrics-address is SHOUTD_METRICS_ADDRESS) and a key of the configuration file \
+    (log, metrics-address). The command line has precedence over the environment, and that over \
+    the file.";
 
 /// The arguments of the daemon.
 #[derive(Debug, Clone, Args)]
@@ -69,7 +98,7 @@ pub struct StartArguments {
     /// Token that lets this host join the cluster; `shoutdctl token show` on a member prints it.
     /// Every user of this host can read a command line: the token is removed from it at once, and
     /// with --token-file it never appears there
-    #[arg(long, value_name = "TOKEN", env = TOKEN_VARIABLE, hide_env_values = true)]
+    #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
 
     /// File with the token; - is standard input
@@ -81,9 +110,10 @@ pub struct StartArguments {
     #[arg(long, value_name = "TIER")]
     pub replication: Option<Tier>,
 
-    /// Do not probe the tunnels to the other hosts: tunnels that do not carry are not noticed
-    #[arg(long)]
-    pub no_tunnel_probes: bool,
+    /// Whether to probe the tunnels to the other hosts. Without probes, tunnels that do not carry
+    /// are not noticed [default: on]
+    #[arg(long, value_name = "SWITCH", value_enum)]
+    pub tunnel_probes: Option<Switch>,
 
     /// Address at which this host serves its metrics to Prometheus, or none [default:
     /// 127.0.0.1:7790]. Whoever reaches it can read them
@@ -101,16 +131,36 @@ pub struct StartArguments {
     /// Plugin socket at which Docker calls shoutd
     #[arg(long, value_name = "PATH", default_value = PLUGIN_SOCKET)]
     pub plugin_socket: PathBuf,
+
+    /// What the daemon logs: error, warn, info, debug or trace, also by module, such as
+    /// info,shoutd_dataplane=debug
+    #[arg(long, value_name = "FILTER", default_value = "info")]
+    pub log: LogFilter,
+
+    /// Whether the daemon logs lines for people, or JSON objects, one a line
+    #[arg(long, value_name = "FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
 }
 
-/// The option with the interface whose address is advertised.
-const INTERFACE_OPTION: &str = "--advertise-interface";
+/// A setting that is on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It is on.
+    #[value(alias = "true")]
+    On,
+    /// It is off.
+    #[value(alias = "false")]
+    Off,
+}
 
-/// The option that turns tunnel probes off.
-const NO_PROBES_OPTION: &str = "--no-tunnel-probes";
-
-/// The option with the address of the metrics.
-const METRICS_OPTION: &str = "--metrics-address";
+/// What log lines look like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
 
 /// Default of `--docker-socket`.
 pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
@@ -118,8 +168,8 @@ pub const DOCKER_SOCKET: &str = "/var/run/docker.sock";
 /// Default of `--plugin-socket`.
 pub const PLUGIN_SOCKET: &str = "/run/docker/plugins/shoutd.sock";
 
-/// Environment variable with the token. Every user of the host can read a command line, but only
-/// root the environment of a process of root.
+/// Environment variable with the token, as of every setting. Every user of the host can read a
+/// command line, but only root the environment of a process of root.
 pub const TOKEN_VARIABLE: &str = "SHOUTD_TOKEN";
 
 impl StartArguments {
@@ -139,35 +189,5 @@ impl StartArguments {
     pub fn address_rule(&self) -> Option<AddressRule> {
         let interface = self.advertise_interface.clone().map(AddressRule::Interface);
         interface.or_else(|| self.advertise_address.clone())
-    }
-
-    /// These arguments as a command line, without the token: every user could read it there.
-    pub fn to_command_line(&self, directories: &Directories) -> Vec<OsString> {
-        let mut line: Vec<OsString> = match self.address_rule() {
-            Some(AddressRule::Address(address)) => vec![address.to_string().into()],
-            Some(AddressRule::Network(network)) => vec![network.to_string().into()],
-            Some(AddressRule::Interface(name)) => vec![format!("{INTERFACE_OPTION}={name}").into()],
-            None => Vec::new(),
-        };
-        if !self.peer_addresses.is_empty() {
-            let peers: Vec<_> = self.peer_addresses.iter().map(SocketAddr::to_string).collect();
-            line.push(format!("--peer-addresses={}", peers.join(",")).into());
-        }
-        if let Some(tier) = self.replication {
-            line.push(format!("--replication={}", tier.name()).into());
-        }
-        if self.no_tunnel_probes {
-            line.push(NO_PROBES_OPTION.into());
-        }
-        if let Some(address) = self.metrics_address {
-            line.push(format!("{METRICS_OPTION}={address}").into());
-        }
-        let mut path =
-            |option: &str, path: &Path| line.extend([OsString::from(option), path.into()]);
-        path("--data-dir", &self.data_dir);
-        path("--docker-socket", &self.docker_socket);
-        path("--plugin-socket", &self.plugin_socket);
-        path("--run-dir", &directories.run_dir);
-        line
     }
 }

@@ -25,7 +25,7 @@ pub fn refuse<C: CommandFactory>(error: &clap::Error) -> ExitCode {
 }
 
 /// The first paragraph of clap's message, with its tips on similar options and commands.
-fn line(text: &str) -> String {
+pub(crate) fn line(text: &str) -> String {
     let mut lines = text.lines().map(str::trim);
     let first: Vec<_> = lines.by_ref().take_while(|line| !line.is_empty()).collect();
     let first = first.join(" ");

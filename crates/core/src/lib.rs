@@ -12,6 +12,7 @@
 pub mod address;
 pub mod advertise;
 pub mod cluster;
+pub mod configuration;
 pub mod descriptors;
 pub mod doctor;
 pub mod driver;

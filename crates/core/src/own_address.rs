@@ -39,6 +39,15 @@ impl AddressRule {
         !matches!(self, Self::Address(_))
     }
 
+    /// The setting with this rule, and its value.
+    pub fn setting(&self) -> (&'static str, String) {
+        match self {
+            Self::Address(address) => ("advertise-address", address.to_string()),
+            Self::Network(network) => ("advertise-address", network.to_string()),
+            Self::Interface(name) => ("advertise-interface", name.to_string()),
+        }
+    }
+
     fn fits(&self, available: &HostAddress) -> bool {
         let address = available.network.addr();
         match self {

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde_json::Value;
+use shoutd_core::configuration::{Reloaded, Settings};
 use shoutd_core::doctor::ClockFacts;
 use shoutd_core::events::Event;
 use shoutd_core::explain::{AskCounts, AskFacts, AskTrace, AskWhy, Explanation, HostFacts, Trace};
@@ -82,6 +83,8 @@ type Answer<T> = Result<Json<T>, Refused>;
 pub fn router(control: Arc<Control>) -> Router {
     Router::new()
         .route("/v1/status", get(status))
+        .route("/v1/settings", get(settings))
+        .route("/v1/settings/reload", post(reload_settings))
         .route("/v1/health", get(health))
         .route("/v1/hosts", get(hosts))
         .route("/v1/host", post(host_view))
@@ -129,6 +132,14 @@ async fn own_endpoints(State(control): State<Arc<Control>>) -> Json<Vec<Endpoint
 
 async fn status(State(control): State<Arc<Control>>) -> Json<Status> {
     Json(control.views.status())
+}
+
+async fn settings(State(control): State<Arc<Control>>) -> Json<Settings> {
+    Json(Settings { running: true, settings: control.views.live.current() })
+}
+
+async fn reload_settings(State(control): State<Arc<Control>>) -> Answer<Reloaded> {
+    Ok(Json(control.views.live.reload()?))
 }
 
 async fn own_group_members(State(control): State<Arc<Control>>) -> Json<Vec<GroupMemberRow>> {

@@ -19,7 +19,6 @@ use shoutd_core::health::{FRESH, HostHealth};
 use shoutd_core::joining::{PeerCheck, PeerStanding};
 use shoutd_core::limits::HOSTS_MAX;
 use shoutd_core::local::Local;
-use shoutd_core::metrics_address::MetricsAddress;
 use shoutd_core::own_address::AddressRule;
 use shoutd_core::plane::{Tier, unkept_networks};
 use shoutd_core::removal::{Removed, objection};
@@ -32,6 +31,7 @@ use shoutd_peer::{CallError, Distrust, Rejection};
 use tokio::sync::watch;
 
 use crate::api::trace::Countings;
+use crate::app::live_settings::LiveSettings;
 use crate::app::services::Services;
 use crate::docker::mirrors::Mirrors;
 use crate::swarm::follower::SwarmFollower;
@@ -77,7 +77,7 @@ pub struct Views {
     /// The problem of the underlay, if it has one.
     pub underlay_problem: watch::Receiver<Option<String>>,
     /// Where metrics are served.
-    pub metrics_address: MetricsAddress,
+    pub live: Arc<LiveSettings>,
     /// Why they are not served, if they should be.
     pub metrics_problem: watch::Receiver<Option<String>>,
     /// How multicast is replicated.
@@ -137,8 +137,8 @@ impl Views {
             underlay_mtu: self.underlay.borrow().mtu,
             agreed_ago: consensus.leader_heard,
             replication: self.replication.name().to_owned(),
-            tunnel_probes: self.services.prober.sends(),
-            metrics_address: Some(self.metrics_address),
+            tunnel_probes: self.services.prober.is_enabled(),
+            metrics_address: Some(*self.live.metrics_address().borrow()),
             membership: self.services.agreement.membership(),
             cluster: cluster.id,
             role: role(&consensus).to_owned(),

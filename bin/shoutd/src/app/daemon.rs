@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use axum::Router;
-use shoutd_cli::{Directories, StartArguments};
+use clap::ArgMatches;
+use shoutd_cli::Configuration;
 use shoutd_consensus::{Consensus, FILES, NoticeKind};
 use shoutd_core::events::EventKind;
 use shoutd_core::swarm;
@@ -30,6 +31,8 @@ use crate::api::events::{self, Events};
 use crate::api::rollout::{self, Rollouts};
 use crate::api::trace::Countings;
 use crate::api::views::Views;
+use crate::app::live_settings::LiveSettings;
+use crate::app::log::Log;
 use crate::app::opening::{Daemon, raise_descriptor_limit};
 use crate::app::services::{Owners, Services};
 use crate::app::settings::Wanted;
@@ -79,11 +82,12 @@ pub enum Ended {
 ///
 /// # Errors
 /// [`Removed`], or a problem with the arguments, the host, or the data directory.
-pub async fn run(arguments: StartArguments, directories: Directories) -> Result<Ended> {
+pub async fn run(configuration: Configuration, matches: ArgMatches, log: Log) -> Result<Ended> {
     raise_descriptor_limit()?;
-    let wanted = Wanted::read(&arguments)?;
-    let daemon = Daemon::open(&arguments, &directories, wanted).await?;
-    last_run::note_start(&directories.run_dir);
+    let wanted = Wanted::read(&configuration.start)?;
+    let live = Arc::new(LiveSettings::new(&configuration, matches, log));
+    let daemon = Daemon::open(&configuration, live, wanted).await?;
+    last_run::note_start(&configuration.directories.run_dir);
     daemon.run(LinuxKernel::new(NAMESPACES)?).await
 }
 
@@ -166,7 +170,7 @@ impl Daemon {
         };
         let learner = Learner { services: services.clone(), compared: comparisons };
         let metrics = Served {
-            address: self.metrics_address,
+            address: self.live.metrics_address(),
             source: Arc::new(Collector::new(control.clone(), &services.meters)),
             problem: metrics_problem,
         };
@@ -207,7 +211,7 @@ impl Daemon {
             plugin_socket: self.plugin_path.clone(),
             underlay: self.underlay.subscribe(),
             underlay_problem,
-            metrics_address: self.metrics_address,
+            live: self.live.clone(),
             metrics_problem,
             replication: self.capabilities.tier,
             services: services.clone(),
@@ -300,6 +304,8 @@ impl Daemon {
         };
         let follow = underlay::follow(self.choice.rule, published, stop.clone());
         tasks.spawn("underlay follower", follow);
+        tasks.spawn("settings", self.live.follow_signal(stop.clone()));
+        tasks.spawn("service manager", readiness::keep_alive(stop.clone()));
         let notices = record_notices(self.consensus, services.events.clone(), stop.clone());
         tasks.spawn("notices", notices);
         tasks.spawn("engine follower", parts.follower.run(stop.clone()));

@@ -7,10 +7,9 @@ use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use shoutd_cli::{Directories, StartArguments};
+use shoutd_cli::{Configuration, StartArguments};
 use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Store, remedy};
 use shoutd_core::HostId;
-use shoutd_core::metrics_address::MetricsAddress;
 use shoutd_core::own_address::AddressChoice;
 use shoutd_core::swarm;
 use shoutd_core::view::Membership;
@@ -25,6 +24,7 @@ use tracing::warn;
 
 use crate::advertise::{Advertiser, LocalMemberships};
 use crate::api::events::Events;
+use crate::app::live_settings::LiveSettings;
 use crate::app::local_state::LocalState;
 use crate::app::preconditions::{refuse_little_room, refuse_missing, refuse_occupied_tunnel_port};
 use crate::app::services::{Owners, Services};
@@ -59,8 +59,7 @@ pub(super) struct Daemon {
     pub(super) data_directory: PathBuf,
     pub(super) plugin_path: PathBuf,
     pub(super) capabilities: Capabilities,
-    pub(super) sends_probes: bool,
-    pub(super) metrics_address: MetricsAddress,
+    pub(super) live: Arc<LiveSettings>,
 }
 
 impl Daemon {
@@ -69,24 +68,27 @@ impl Daemon {
     /// # Errors
     /// What is wrong with the arguments, the host or the data directory, in one line.
     pub(super) async fn open(
-        arguments: &StartArguments,
-        directories: &Directories,
+        configuration: &Configuration,
+        live: Arc<LiveSettings>,
         wanted: Wanted,
     ) -> Result<Self> {
+        let (arguments, directories) = (&configuration.start, &configuration.directories);
         let capabilities = capabilities(arguments)?;
         let interface = underlay::await_interface(&wanted.choice, wanted.is_remembered).await?;
         let choice = wanted.choice.clone();
         let resolved = wanted.at(interface.network.addr())?;
+        live.remember(&resolved.settings);
         let address = resolved.settings.advertise_address;
         let (underlay, _) = watch::channel(interface);
-        let token = HeldToken::new(read_token(arguments)?);
         create_directory(&arguments.data_dir)?;
         create_directory(&directories.run_dir)?;
         refuse_little_room(&arguments.data_dir)?;
         let credentials = CredentialStore::open(&arguments.data_dir)?;
-        if credentials.credentials().is_some() {
+        let is_member = credentials.credentials().is_some();
+        if is_member {
             refuse_missing(&arguments.data_dir)?;
         }
+        let token = HeldToken::new(read_token(arguments, is_member)?);
         let store = Store::open(&arguments.data_dir, credentials.host())?;
         let local = LocalState::open(LocalStore::open(&arguments.data_dir)?)?;
         let stored = store.identity();
@@ -128,8 +130,7 @@ impl Daemon {
             data_directory: arguments.data_dir.clone(),
             plugin_path: arguments.plugin_socket.clone(),
             capabilities,
-            sends_probes: !arguments.no_tunnel_probes,
-            metrics_address: arguments.metrics_address.unwrap_or_default(),
+            live,
         })
     }
 
@@ -178,7 +179,7 @@ impl Daemon {
             plane.clone(),
             advertiser.clone(),
             self.peers.clone(),
-            self.sends_probes,
+            self.live.probes(),
             meters.clone(),
         );
         let services = Services {
@@ -250,8 +251,12 @@ fn refuse_other_key(directory: &Path, stored: HostId, key: HostId) -> Result<()>
     Ok(())
 }
 
-fn read_token(arguments: &StartArguments) -> Result<Option<Token>> {
-    let text = arguments.token_text().context("cannot read the token from its file")?;
+/// The token. A member needs none: the file that the configuration names may be gone.
+fn read_token(arguments: &StartArguments, is_member: bool) -> Result<Option<Token>> {
+    let text = match arguments.token_text() {
+        Err(_) if is_member => None,
+        text => text.context("cannot read the token from its file")?,
+    };
     Ok(text.map(|text| text.parse()).transpose()?)
 }
 

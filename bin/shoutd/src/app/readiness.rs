@@ -6,8 +6,14 @@ use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
 
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
+
+/// Signs of life within the time that the service manager waits for one.
+const WATCHDOG_DIVISOR: u32 = 4;
 
 /// Notifies that shoutd serves Docker. Does nothing without a service manager.
 pub fn ready() {
@@ -17,6 +23,29 @@ pub fn ready() {
 /// Notifies that shoutd is about to end.
 pub fn stopping() {
     notify("STOPPING=1");
+}
+
+/// Tells the service manager that the daemon is alive, if it wants to know (`WatchdogSec=`), until
+/// `stop`. It restarts a daemon whose tasks no longer run.
+pub async fn keep_alive(stop: CancellationToken) {
+    if let Some(limit) = watchdog_limit(|name| std::env::var(name).ok()) {
+        let mut ticks = interval(limit / WATCHDOG_DIVISOR);
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            notify("WATCHDOG=1");
+        }
+    }
+    stop.cancelled().await;
+}
+
+/// How long the service manager waits for a sign of life from this process
+/// (sd_watchdog_enabled(3)); `None` if it does not wait.
+fn watchdog_limit(variable: impl Fn(&str) -> Option<String>) -> Option<Duration> {
+    let is_other = |pid: String| pid != std::process::id().to_string();
+    if variable("WATCHDOG_PID").is_some_and(is_other) {
+        return None;
+    }
+    let limit = variable("WATCHDOG_USEC")?.parse().ok().map(Duration::from_micros)?;
+    (limit >= Duration::from_millis(100)).then_some(limit)
 }
 
 fn notify(state: &str) {
@@ -43,6 +72,22 @@ fn send(socket: &OsString, state: &str) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn signs_of_life_are_only_for_the_process_that_is_watched() {
+        let limit = |pid: Option<String>, time: Option<&str>| {
+            let time = time.map(str::to_owned);
+            watchdog_limit(|name| if name == "WATCHDOG_PID" { pid.clone() } else { time.clone() })
+        };
+        let own = || Some(std::process::id().to_string());
+        let wait = Some(Duration::from_secs(30));
+        assert_eq!(limit(own(), Some("30000000")), wait);
+        assert_eq!(limit(None, Some("30000000")), wait);
+        assert_eq!(limit(Some("1".to_owned()), Some("30000000")), None);
+        for none in [None, Some(""), Some("0"), Some("x")] {
+            assert_eq!(limit(own(), none), None, "{none:?}");
+        }
+    }
 
     #[test]
     fn a_service_manager_is_notified_at_either_kind_of_address() {

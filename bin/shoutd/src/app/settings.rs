@@ -107,7 +107,7 @@ impl Wanted {
 
 impl Settings {
     /// How the advertise address is found.
-    fn rule(&self) -> AddressRule {
+    pub fn rule(&self) -> AddressRule {
         self.advertise_by.clone().unwrap_or(AddressRule::Address(self.advertise_address))
     }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fmt::Debug;
+use std::future::pending;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -66,7 +67,7 @@ pub trait Source: Debug + Send + Sync + 'static {
 #[derive(Debug)]
 pub struct Served {
     /// The address.
-    pub address: MetricsAddress,
+    pub address: watch::Receiver<MetricsAddress>,
     /// Reads the metrics.
     pub source: Arc<dyn Source>,
     /// Why they are not served, if they should be.
@@ -92,21 +93,43 @@ impl State {
     }
 }
 
-/// Serves until `stop`. If the address is taken, everything else goes on, and it is tried again.
-pub async fn serve(served: Served, observed: impl Future<Output = ()>, stop: CancellationToken) {
-    let MetricsAddress::At(address) = served.address else {
-        return stop.cancelled().await;
-    };
+/// Serves until `stop`, at the address that is set. If the address is taken, everything else goes
+/// on, and it is tried again.
+pub async fn serve(
+    mut served: Served,
+    observed: impl Future<Output = ()>,
+    stop: CancellationToken,
+) {
     let serving = async {
         // Before the first scrape: the counts begin now.
         let _ = timeout(FIRST_READING, observed).await;
         let source = served.source.clone();
         let _ = spawn_blocking(move || source.begin()).await;
-        let listener = bind(address, &served.problem).await;
-        info!("metrics are served at http://{address}{PATH}");
-        accept(&listener, &Arc::new(State::new(served.source.clone()))).await;
+        loop {
+            let address = *served.address.borrow_and_update();
+            tokio::select! {
+                () = serve_at(address, &served.source, &served.problem) => {}
+                changed = served.address.changed() => if changed.is_err() { return },
+            }
+        }
     };
     stop.run_until_cancelled(serving).await;
+    stop.cancelled().await;
+}
+
+/// Serves at this address, forever.
+async fn serve_at(
+    address: MetricsAddress,
+    source: &Arc<dyn Source>,
+    problem: &watch::Sender<Option<String>>,
+) {
+    let MetricsAddress::At(address) = address else {
+        problem.send_replace(None);
+        return pending().await;
+    };
+    let listener = bind(address, problem).await;
+    info!("metrics are served at http://{address}{PATH}");
+    accept(&listener, &Arc::new(State::new(source.clone()))).await;
 }
 
 /// Binds the address as soon as that is possible.
@@ -308,11 +331,8 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap();
         let (problem, mut seen) = watch::channel(None);
-        let served = Served {
-            address: MetricsAddress::At(address),
-            source: Arc::new(Counted::default()),
-            problem,
-        };
+        let (setting, followed) = watch::channel(MetricsAddress::At(address));
+        let served = Served { address: followed, source: Arc::new(Counted::default()), problem };
         let stop = CancellationToken::new();
         let serving = tokio::spawn(serve(served, async {}, stop.clone()));
         let text = seen.wait_for(Option::is_some).await.unwrap().clone().unwrap();
@@ -324,6 +344,15 @@ mod tests {
         seen.wait_for(Option::is_none).await.unwrap();
         let answer = ask(address, "GET /metrics HTTP/1.1").await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        // The address is free again as soon as another is set.
+        setting.send_replace(MetricsAddress::Off);
+        timeout(Duration::from_secs(20), async {
+            while TcpListener::bind(address).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
         stop.cancel();
         serving.await.unwrap();
     }

@@ -17,6 +17,7 @@ use shoutd_core::tunnel::{Probe, ProbeReport, TunnelState, Tunnels, tunnel_probl
 use shoutd_core::{HostId, MacAddress, Vni};
 use shoutd_dataplane::TunnelProbes;
 use shoutd_peer::{Caller, Client};
+use tokio::sync::watch;
 use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -41,8 +42,8 @@ pub struct Prober {
     plane: Arc<Plane>,
     advertiser: Arc<Advertiser>,
     peers: Client,
-    /// Whether this host sends probes.
-    sends: bool,
+    /// Whether this host probes.
+    enabled: watch::Receiver<bool>,
     /// Zero of the times in `tunnels`.
     begin: Instant,
     tunnels: Mutex<Tunnels>,
@@ -67,16 +68,16 @@ impl Prober {
         plane: Arc<Plane>,
         advertiser: Arc<Advertiser>,
         peers: Client,
-        sends: bool,
+        enabled: watch::Receiver<bool>,
         meters: Meters,
     ) -> Self {
         let (begin, tunnels, counts) = (Instant::now(), Mutex::default(), Mutex::default());
-        Self { agreement, local, plane, advertiser, peers, sends, begin, tunnels, counts, meters }
+        Self { agreement, local, plane, advertiser, peers, enabled, begin, tunnels, counts, meters }
     }
 
-    /// Whether this host sends probes.
-    pub fn sends(&self) -> bool {
-        self.sends
+    /// Whether this host probes.
+    pub fn is_enabled(&self) -> bool {
+        *self.enabled.borrow()
     }
 
     /// The tunnels to the peers that share a network.
@@ -118,16 +119,36 @@ impl Prober {
         problems.flatten().map(|problem| problem.to_string()).collect()
     }
 
-    /// Probes until `stop`.
+    /// Probes while that is enabled, until `stop`.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
-        if !self.sends {
-            return stop.cancelled().await;
-        }
+        let probing = async {
+            let mut enabled = self.enabled.clone();
+            while enabled.wait_for(|enabled| *enabled).await.is_ok() {
+                tokio::select! {
+                    () = self.clone().probe() => {}
+                    _ = enabled.wait_for(|enabled| !*enabled) => self.forget(),
+                }
+            }
+            // Nothing can enable it again.
+        };
+        stop.run_until_cancelled(probing).await;
+        stop.cancelled().await;
+    }
+
+    /// Forgets the tunnels: without probes, their states would be old.
+    fn forget(&self) {
+        self.tunnels.lock().set_peers(std::iter::empty(), self.begin.elapsed());
+        self.counts.lock().sent.clear();
+    }
+
+    /// Probes forever.
+    async fn probe(self: Arc<Self>) {
         let (run, mut number) = (rand::random(), 0);
         let mut sockets = TunnelProbes::new(Path::new(NAMESPACES));
         let mut ticks = interval(PROBE_POLL);
         let mut sent: Option<Instant> = None;
-        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+        loop {
+            ticks.tick().await;
             let contents = sockets.received();
             let probes = contents.iter().filter_map(|content| parse(content));
             for probe in probes {

@@ -98,7 +98,7 @@ fn ago(milliseconds: u64) -> String {
 }
 
 /// A table without lines, like Docker's.
-fn table<const N: usize>(header: [&str; N]) -> Table {
+pub fn table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     if N > 0 {

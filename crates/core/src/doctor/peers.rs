@@ -108,7 +108,7 @@ pub fn tunnels(facts: &Facts) -> Vec<Finding> {
             "start a container on one network on both hosts, wait 15 s, and type shoutdctl doctor \
              again"
         } else {
-            "shoutdctl stop, and shoutdctl start without --no-tunnel-probes"
+            "shoutdctl stop, and shoutdctl start --tunnel-probes=on"
         };
         let text = format!("UDP port {PORT} to and from {}, at full MTU", unknown.join(", "));
         findings.push(Finding::new(Check::Tunnels, Level::NotChecked, text, remedy));
