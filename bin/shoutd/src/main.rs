@@ -16,6 +16,7 @@ use shoutd_core::configuration::Layer;
 use shoutd_daemon::app::daemon::{self, Ended, Removed};
 use shoutd_daemon::app::last_run;
 use shoutd_daemon::app::log::Log;
+use shoutd_daemon::app::privileges;
 
 fn main() -> ExitCode {
     let matches = match DaemonArguments::command().try_get_matches() {
@@ -114,6 +115,7 @@ fn run(configuration: Configuration, matches: ArgMatches, log: Log) -> Result<En
     if !nix::unistd::geteuid().is_root() {
         bail!("shoutd creates network devices and must run as root");
     }
+    privileges::drop_capabilities()?;
     let runtime =
         tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let result = runtime.block_on(daemon::run(configuration, matches, log));

@@ -10,6 +10,7 @@ pub mod log;
 pub mod memory;
 mod opening;
 pub mod preconditions;
+pub mod privileges;
 pub mod readiness;
 pub mod services;
 pub mod settings;
