@@ -17,6 +17,7 @@ mod control;
 mod dashboard;
 mod doctor;
 mod examples;
+mod manual;
 mod moment;
 mod network;
 mod presence;
@@ -117,6 +118,11 @@ enum Command {
     Watch(show::Watch),
     /// Write an archive for a bug report, without secrets
     Support(support::Support),
+    /// Print the script that completes commands and options in a shell
+    Completion(manual::Completion),
+    /// Write man pages, completions and the reference of commands
+    #[command(hide = true)]
+    Manual(manual::Manual),
     /// Print the JSON Schema of what a command prints with --json
     Schema(schema::SchemaOf),
     /// Check this host before and after the installation, and say what to do
@@ -147,8 +153,15 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: Arguments, matches: &ArgMatches) -> Result<ExitCode> {
-    if let Command::Schema(schema) = &arguments.command {
-        return schema.run().map(|()| ExitCode::SUCCESS);
+    // These need neither root nor a daemon.
+    match &arguments.command {
+        Command::Schema(schema) => return schema.run().map(|()| ExitCode::SUCCESS),
+        Command::Manual(manual) => return manual.run().map(|()| ExitCode::SUCCESS),
+        Command::Completion(completion) => {
+            completion.run();
+            return Ok(ExitCode::SUCCESS);
+        }
+        _ => {}
     }
     if !nix::unistd::geteuid().is_root() {
         bail!("only root may talk to shoutd; run this with sudo");
@@ -183,7 +196,7 @@ fn run(arguments: Arguments, matches: &ArgMatches) -> Result<ExitCode> {
             Command::Events(events) => events.run(directories).await,
             Command::Watch(watch) => watch.run(directories).await,
             Command::Support(support) => support.run(directories).await,
-            Command::Schema(_) => Ok(()),
+            Command::Schema(_) | Command::Manual(_) | Command::Completion(_) => Ok(()),
         };
         done.map(|()| ExitCode::SUCCESS)
     })
