@@ -3,13 +3,15 @@
 
 use anyhow::{Context, Result};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, capabilities, remove_capability_from_bounding_set,
-    set_capabilities,
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
+    remove_capability_from_bounding_set, set_capabilities,
 };
 
 /// What the daemon keeps:
 ///
 /// * `CAP_NET_ADMIN`: links, bridges, forwarding databases and nf_tables, here and in containers.
+/// * `CAP_NET_BROADCAST`: events of all network namespaces on one socket (netlink(7),
+///   `NETLINK_LISTEN_ALL_NSID`), for the memberships of containers.
 /// * `CAP_NET_RAW`: packet sockets, for probes, pings and traces.
 /// * `CAP_NET_BIND_SERVICE`: the resolver of names serves port 53 in containers.
 /// * `CAP_SYS_ADMIN`: network namespaces are created, mounted and entered (setns(2)).
@@ -18,6 +20,7 @@ use rustix::thread::{
 /// * `CAP_DAC_OVERRIDE`: hosts files and processes of containers belong to other users if the
 ///   engine maps users (`userns-remap`).
 const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN
+    .union(CapabilitySet::NET_BROADCAST)
     .union(CapabilitySet::NET_RAW)
     .union(CapabilitySet::NET_BIND_SERVICE)
     .union(CapabilitySet::SYS_ADMIN)
@@ -32,9 +35,13 @@ const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN
 pub fn drop_capabilities() -> Result<()> {
     // The kernel may know fewer capabilities, and a container may have fewer.
     for capability in CapabilitySet::all().difference(KEPT).iter() {
-        match remove_capability_from_bounding_set(capability) {
-            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-            Err(error) => return Err(error).context("cannot drop capabilities"),
+        // To drop one takes CAP_SETPCAP, which a container or an earlier program of this process
+        // may have dropped already, with the rest.
+        match capability_is_in_bounding_set(capability) {
+            Ok(true) => remove_capability_from_bounding_set(capability)
+                .context("cannot drop capabilities")?,
+            Ok(false) | Err(rustix::io::Errno::INVAL) => {}
+            Err(error) => return Err(error).context("cannot read the capabilities"),
         }
     }
     let held = capabilities(None).context("cannot read the capabilities")?;
@@ -54,6 +61,8 @@ mod tests {
     fn other_capabilities_are_gone_and_do_not_come_back() {
         // Capabilities belong to a thread: the other tests keep theirs.
         let sets = thread::spawn(|| {
+            drop_capabilities().unwrap();
+            // As after execve(2), when the host has another address.
             drop_capabilities().unwrap();
             capabilities(None).unwrap()
         });
