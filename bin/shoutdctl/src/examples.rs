@@ -111,6 +111,7 @@ mod tests {
             assert!(help.starts_with("Examples:") && !own.is_empty(), "{path}: {help}");
             for line in own {
                 let line = line.split(" | ").next().unwrap_or(line);
+                let line = line.split(" > ").next().unwrap_or(line);
                 let line = line
                     .replace("<fingerprint>", &"ab".repeat(32))
                     .replace("<cluster>", &"ab".repeat(16));

@@ -81,7 +81,7 @@ pub const SETTINGS_HELP: &str = "Each option is also a variable of the environme
 pub struct StartArguments {
     /// Address of this host on the network between the hosts, at which its peers reach it and it
     /// receives VXLAN [port: 7789], or a network such as 192.0.2.0/24, in which it has an address;
-    /// optional if the host was started before
+    /// optional if the host was started before, or is a node of a Docker Swarm
     #[arg(value_name = "ADVERTISE_ADDRESS", value_parser = str::parse::<AddressRule>)]
     pub advertise_address: Option<AddressRule>,
 
@@ -114,6 +114,11 @@ pub struct StartArguments {
     /// are not noticed [default: on]
     #[arg(long, value_name = "SWITCH", value_enum)]
     pub tunnel_probes: Option<Switch>,
+
+    /// Whether this host, if it is a manager of a Docker Swarm, lets the Swarm's nodes join without
+    /// a token
+    #[arg(long, value_name = "SWITCH", value_enum, default_value_t = Switch::On)]
+    pub swarm_join: Switch,
 
     /// Address at which this host serves its metrics to Prometheus, or none [default:
     /// 127.0.0.1:7790]. Whoever reaches it can read them

@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -503,6 +504,35 @@ async fn a_node_knows_its_managers() {
         let peer = Peer::of_version("1.45", move |_| answer("200 OK", &body));
         assert_eq!(peer.client.engine_info().await.unwrap().swarm_node, expected, "{swarm}");
     }
+}
+
+#[tokio::test]
+async fn a_node_knows_its_own_address_and_those_of_its_managers() {
+    let swarm = r#"{"NodeID":"n1","NodeAddr":"10.0.0.1","LocalNodeState":"active",
+        "RemoteManagers":[{"NodeID":"n2","Addr":"10.0.0.2:2377"},
+        {"NodeID":"n3","Addr":"[fd00::3]:2377"},{"NodeID":"n4","Addr":"nonsense"}]}"#;
+    let body = format!(r#"{{"Name":"h","ServerVersion":"26.1.5","Swarm":{swarm}}}"#);
+    let peer = Peer::of_version("1.45", move |_| answer("200 OK", &body));
+    let info = peer.client.engine_info().await.unwrap();
+    assert_eq!(info.swarm_address, Some("10.0.0.1".parse().unwrap()));
+    let managers: [IpAddr; 2] = ["10.0.0.2", "fd00::3"].map(|address| address.parse().unwrap());
+    assert_eq!(info.swarm_managers, managers);
+}
+
+#[tokio::test]
+async fn a_manager_knows_the_nodes_of_its_swarm() {
+    let peer = Peer::of_version("1.45", |line| match line {
+        "GET /v1.45/nodes/there HTTP/1.1" => answer("200 OK", r#"{"ID":"there"}"#),
+        "GET /v1.45/nodes/gone HTTP/1.1" => {
+            answer("404 Not Found", r#"{"message":"node gone not found"}"#)
+        }
+        _ => answer("503 Service Unavailable", r#"{"message":"not a swarm manager"}"#),
+    });
+    assert!(peer.client.has_swarm_node("there").await.unwrap());
+    for none in ["gone", "", "../info", "a b"] {
+        assert!(!peer.client.has_swarm_node(none).await.unwrap(), "{none}");
+    }
+    assert!(peer.client.has_swarm_node("other").await.is_err());
 }
 
 #[tokio::test]

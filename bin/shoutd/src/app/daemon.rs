@@ -17,6 +17,7 @@ use shoutd_core::events::EventKind;
 use shoutd_core::swarm;
 use shoutd_core::view::{self, Membership};
 use shoutd_dataplane::LinuxKernel;
+use shoutd_docker::engine::EngineClient;
 use shoutd_docker::plugin::{self, Scope};
 use shoutd_peer::CredentialStore;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,7 +36,7 @@ use crate::app::live_settings::LiveSettings;
 use crate::app::log::Log;
 use crate::app::opening::{Daemon, raise_descriptor_limit};
 use crate::app::services::{Owners, Services};
-use crate::app::settings::Wanted;
+use crate::app::settings::{Wanted, needs_swarm};
 use crate::app::supervision::Tasks;
 use crate::app::{last_run, memory, readiness, sockets};
 use crate::docker::driver::Driver;
@@ -46,6 +47,7 @@ use crate::ipam::{claimer, leases, stock};
 use crate::membership::enrollment::Waiting;
 use crate::membership::formation::Formation;
 use crate::membership::leaving::Leaving;
+use crate::membership::swarm_node::SwarmStart;
 use crate::membership::tokens::{self, Tokens};
 use crate::membership::{enrollment, renewal};
 use crate::metrics::{self, Collector, Served};
@@ -84,9 +86,14 @@ pub enum Ended {
 /// [`Removed`], or a problem with the arguments, the host, or the data directory.
 pub async fn run(configuration: Configuration, matches: ArgMatches, log: Log) -> Result<Ended> {
     raise_descriptor_limit()?;
-    let wanted = Wanted::read(&configuration.start)?;
+    let engine = EngineClient::new(&configuration.start.docker_socket);
+    let swarm = match needs_swarm(&configuration.start)? {
+        true => SwarmStart::read(&engine).await?,
+        false => None,
+    };
+    let wanted = Wanted::read(&configuration.start, swarm.as_ref())?;
     let live = Arc::new(LiveSettings::new(&configuration, matches, log));
-    let daemon = Daemon::open(&configuration, live, wanted).await?;
+    let daemon = Daemon::open(&configuration, live, wanted, swarm).await?;
     last_run::note_start(&configuration.directories.run_dir);
     daemon.run(LinuxKernel::new(NAMESPACES)?).await
 }
@@ -154,7 +161,7 @@ impl Daemon {
             .consensus
             .router()
             .merge(control::peer_router(control.clone()))
-            .merge(enrollment::router(agreement, credentials, waiting))
+            .merge(enrollment::router(agreement, credentials, waiting, self.swarm_door.clone()))
             .merge(stock::router(services.clone()))
             .merge(orphans::router(services.clone()))
             .merge(rollout::router(rollouts))

@@ -3,11 +3,12 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use shoutd_cli::{Configuration, StartArguments};
+use shoutd_cli::{Configuration, StartArguments, Switch};
 use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Store, remedy};
 use shoutd_core::HostId;
 use shoutd_core::own_address::AddressChoice;
@@ -32,9 +33,10 @@ use crate::app::settings::{Resolved, Wanted};
 use crate::docker::pending_removals::PendingRemovals;
 use crate::ipam::claims::Claims;
 use crate::membership::agreement::Agreement;
-use crate::membership::enrollment::{Applicant, HeldToken};
+use crate::membership::enrollment::{Applicant, HeldToken, SwarmDoor};
 use crate::membership::formation::Formation;
 use crate::membership::renewal;
+use crate::membership::swarm_node::SwarmStart;
 use crate::metrics::Meters;
 use crate::plane::{Plane, underlay};
 use crate::probes::Prober;
@@ -60,6 +62,8 @@ pub(super) struct Daemon {
     pub(super) plugin_path: PathBuf,
     pub(super) capabilities: Capabilities,
     pub(super) live: Arc<LiveSettings>,
+    pub(super) swarm: Option<SwarmStart>,
+    pub(super) swarm_door: SwarmDoor,
 }
 
 impl Daemon {
@@ -71,6 +75,7 @@ impl Daemon {
         configuration: &Configuration,
         live: Arc<LiveSettings>,
         wanted: Wanted,
+        swarm: Option<SwarmStart>,
     ) -> Result<Self> {
         let (arguments, directories) = (&configuration.start, &configuration.directories);
         let capabilities = capabilities(arguments)?;
@@ -112,6 +117,7 @@ impl Daemon {
                 renewal::renew_now(cluster, &credentials);
             });
         let consensus = Arc::new(consensus.await?);
+        let engine = EngineClient::new(&arguments.docker_socket);
         Ok(Self {
             name,
             choice,
@@ -122,7 +128,12 @@ impl Daemon {
             consensus,
             local: Arc::new(local),
             peers,
-            engine: EngineClient::new(&arguments.docker_socket),
+            swarm_door: SwarmDoor {
+                engine: engine.clone(),
+                is_open: arguments.swarm_join == Switch::On,
+            },
+            engine,
+            swarm,
             server,
             plugin_socket,
             swarm_socket,
@@ -213,10 +224,13 @@ impl Daemon {
                 credentials: self.credentials.clone(),
                 token: self.token.clone(),
                 address: self.resolved.settings.advertise_address,
+                swarm: self.swarm.as_ref().map(|swarm| swarm.identity.clone()),
                 waits_for: OnceLock::new(),
             },
             settings: self.resolved.settings.clone(),
             moved_from: self.resolved.moved_from,
+            swarm_manager: self.swarm.as_ref().is_some_and(|swarm| swarm.is_manager),
+            alone: AtomicU32::new(0),
             peers: self.peers.clone(),
             membership,
         }

@@ -10,9 +10,11 @@ use anyhow::{Context, Error, Result, anyhow, bail};
 use serde::{Deserialize, Serialize};
 use shoutd_cli::{StartArguments, read_at_most};
 use shoutd_core::address::check_address;
-use shoutd_core::limits::HOSTS_MAX;
+use shoutd_core::limits::{HOSTS_MAX, PORT};
 use shoutd_core::own_address::{AddressChoice, AddressRule};
 use shoutd_core::view::START_FILE;
+
+use crate::membership::swarm_node::SwarmStart;
 
 /// Size limit of the file, in octets: [`HOSTS_MAX`] peers, each an IPv6 address on its own line,
 /// need less.
@@ -52,24 +54,27 @@ pub struct Resolved {
 }
 
 impl Wanted {
-    /// Takes the settings from the command line, or else from the last start.
+    /// Takes the settings from the configuration, or else from the last start, or else from the
+    /// Swarm.
     ///
     /// # Errors
     /// The settings of the last start cannot be read, or there is no address.
-    pub fn read(arguments: &StartArguments) -> Result<Self> {
+    pub fn read(arguments: &StartArguments, swarm: Option<&SwarmStart>) -> Result<Self> {
         let remembered = Settings::load(&arguments.data_dir)?;
         let before = remembered.as_ref().map(|remembered| remembered.advertise_address);
         let rule_before = remembered.as_ref().map(Settings::rule);
-        let Some(rule) = arguments.address_rule().or(rule_before.clone()) else {
+        let in_swarm =
+            || swarm.map(|swarm| AddressRule::Address(SocketAddr::new(swarm.address, PORT)));
+        let Some(rule) = arguments.address_rule().or(rule_before.clone()).or_else(in_swarm) else {
             bail!(
-                "this host was not started before; give its address on the network between the \
-                 hosts"
+                "this host was not started before, and is not in a Docker Swarm; give its address \
+                 on the network between the hosts"
             );
         };
-        let peer_addresses = if arguments.peer_addresses.is_empty() {
-            remembered.map_or_else(Vec::new, |remembered| remembered.peer_addresses)
-        } else {
-            arguments.peer_addresses.clone()
+        let peer_addresses = match remembered {
+            _ if !arguments.peer_addresses.is_empty() => arguments.peer_addresses.clone(),
+            Some(remembered) => remembered.peer_addresses,
+            None => swarm.map_or_else(Vec::new, |swarm| swarm.managers.clone()),
         };
         let known = before.or(peer_addresses.first().copied()).filter(|_| rule.can_move());
         let choice = AddressChoice {
@@ -103,6 +108,12 @@ impl Wanted {
         settings.check().map_err(Error::msg)?;
         Ok(Resolved { settings, moved_from: self.before.filter(|before| *before != own) })
     }
+}
+
+/// Whether this start is told nothing, so that only a Swarm can tell the address.
+pub fn needs_swarm(arguments: &StartArguments) -> Result<bool> {
+    let is_first = Settings::load(&arguments.data_dir)?.is_none();
+    Ok(is_first && arguments.address_rule().is_none())
 }
 
 impl Settings {
@@ -208,12 +219,12 @@ mod tests {
     }
 
     fn wanted(directory: &Path, more: &[&str]) -> Wanted {
-        Wanted::read(&arguments(directory, more)).unwrap()
+        Wanted::read(&arguments(directory, more), None).unwrap()
     }
 
     /// The settings of a start with a fixed address.
     fn resolve(directory: &Path, more: &[&str]) -> Result<Resolved> {
-        let wanted = Wanted::read(&arguments(directory, more))?;
+        let wanted = Wanted::read(&arguments(directory, more), None)?;
         let AddressRule::Address(address) = wanted.choice.rule else { panic!("not fixed") };
         wanted.at(address.ip())
     }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -22,6 +23,10 @@ use crate::membership::enrollment::{Applicant, Enrolled};
 /// Pause between two rounds of asking the peers.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Rounds in which no manager of the Swarm belonged to a cluster, before this one founds it. Hosts
+/// that are started at the same moment see each other from the second round on.
+const ROUNDS_ALONE: u32 = 4;
+
 /// Deadline of one round.
 const ROUND: Duration = Duration::from_secs(15);
 
@@ -39,6 +44,10 @@ pub struct Formation {
     pub settings: Settings,
     /// The address at the last start, if it was different.
     pub moved_from: Option<SocketAddr>,
+    /// Whether this host may found the cluster of its Swarm.
+    pub swarm_manager: bool,
+    /// How many times in a row no peer belonged to a cluster.
+    pub alone: AtomicU32,
     /// Client of the other members.
     pub peers: Client,
     /// Publishes the progress.
@@ -174,7 +183,17 @@ impl Formation {
                         let host = self.applicant.credentials.key().public().fingerprint();
                         return Ok(Attempt::Later(Membership::AwaitingApproval { host, cluster }));
                     }
-                    Enrolled::NotYet(why) => return Ok(later(&why)),
+                    Enrolled::NotYet(why) => {
+                        self.alone.store(0, Ordering::Relaxed);
+                        return Ok(later(&why));
+                    }
+                    Enrolled::Nobody { idle, why } => {
+                        let rounds = self.alone.fetch_add(1, Ordering::Relaxed) + 1;
+                        if rounds < ROUNDS_ALONE || !self.founds_for_swarm(&idle) {
+                            return Ok(later(&why));
+                        }
+                        return self.found().await;
+                    }
                 },
             }
         }
@@ -203,6 +222,12 @@ impl Formation {
                 .peer_addresses
                 .iter()
                 .all(|peer| self.settings.advertise_address < *peer)
+    }
+
+    /// Whether this host founds the cluster of its Swarm: of the managers on which shoutd runs, the
+    /// one with the lowest address does.
+    fn founds_for_swarm(&self, idle: &[SocketAddr]) -> bool {
+        self.swarm_manager && idle.iter().all(|peer| self.settings.advertise_address < *peer)
     }
 
     /// Founds a cluster at the first start; later continues with it.

@@ -5,4 +5,5 @@ pub mod enrollment;
 pub mod formation;
 pub mod leaving;
 pub mod renewal;
+pub mod swarm_node;
 pub mod tokens;

@@ -22,7 +22,7 @@ use crate::membership::agreement::Agreement;
 pub const LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// How long an approval is valid.
-const APPROVAL_TIME: Duration = Duration::from_secs(3600);
+pub const APPROVAL_TIME: Duration = Duration::from_secs(3600);
 
 /// Name of the file in the data directory.
 pub const FILE: &str = "token";

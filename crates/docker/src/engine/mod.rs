@@ -20,6 +20,7 @@ mod events;
 mod fuzz;
 mod model;
 mod networks;
+mod nodes;
 mod plugins;
 
 use std::path::{Path, PathBuf};

@@ -1,7 +1,7 @@
 //! Networks and endpoints of an engine, and their JSON.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use bytes::Bytes;
@@ -36,6 +36,10 @@ pub struct EngineInfo {
     pub swarm_active: bool,
     /// The host's node in a Swarm; `None` if it is not in one.
     pub swarm_node: Option<SwarmNode>,
+    /// The address at which the other nodes of its Swarm reach this host; `None` outside of a Swarm.
+    pub swarm_address: Option<IpAddr>,
+    /// The addresses of the Swarm's managers, this host among them if it is one.
+    pub swarm_managers: Vec<IpAddr>,
 }
 
 impl EngineInfo {
@@ -177,6 +181,8 @@ struct SwarmJson {
     control_available: bool,
     #[serde(rename = "NodeID", default)]
     node_id: String,
+    #[serde(default)]
+    node_addr: String,
     #[serde(default, deserialize_with = "or_default")]
     remote_managers: Vec<SwarmManagerJson>,
     /// Why the Swarm does not answer.
@@ -190,6 +196,9 @@ struct SwarmJson {
 struct SwarmManagerJson {
     #[serde(rename = "NodeID", default)]
     node_id: String,
+    /// Address and port.
+    #[serde(rename = "Addr", default)]
+    addr: String,
 }
 
 #[derive(Deserialize, Default)]
@@ -300,6 +309,7 @@ pub(super) fn parse_info(
     // A node that is locked, or whose Swarm does not answer, is still a node.
     let is_node = !["", "inactive"].contains(&swarm.local_node_state.as_str());
     let managers = swarm.remote_managers.iter().take(SWARM_MANAGERS_MAX);
+    let addresses = managers.clone();
     let swarm_node = is_node.then(|| SwarmNode {
         id: one_line(&swarm.node_id, SWARM_ID_LENGTH_MAX),
         swarm: answers.then(|| one_line(&swarm.cluster.id, SWARM_ID_LENGTH_MAX)),
@@ -310,9 +320,16 @@ pub(super) fn parse_info(
         version: one_line(&info.server_version, 255),
         api_version,
         root: Some(info.root).filter(|root| root.is_absolute()),
-        swarm_active: info.swarm.local_node_state == "active",
+        swarm_active: swarm.local_node_state == "active",
         swarm_node,
+        swarm_address: swarm.node_addr.parse().ok().filter(|_| is_node),
+        swarm_managers: addresses.filter_map(|manager| host_of(&manager.addr)).collect(),
     })
+}
+
+/// The address in `192.0.2.1:2377` or `[2001:db8::1]:2377`.
+fn host_of(text: &str) -> Option<IpAddr> {
+    text.parse::<SocketAddr>().ok().map(|address| address.ip())
 }
 
 pub(super) fn parse_networks(body: &Bytes) -> Result<Vec<DockerNetwork>, serde_json::Error> {

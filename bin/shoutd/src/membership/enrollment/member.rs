@@ -13,18 +13,26 @@ use shoutd_consensus::ProposeError;
 use shoutd_core::Fingerprint;
 use shoutd_core::cluster::{Cluster, Command, Pass, Refusal};
 use shoutd_core::view::{Applicant, Membership};
+use shoutd_docker::engine::EngineClient;
 use shoutd_peer::identity::ENROLL;
-use shoutd_peer::{Authority, Caller, CredentialStore, Rejection, Secret};
+use shoutd_peer::{
+    Authority, Caller, CredentialStore, Rejection, Secret, Statement, SwarmIdentity, SwarmProof,
+};
 use tracing::{info, warn};
 
 use super::wire::{Answer, Request};
 use crate::app::clock;
 use crate::membership::agreement::{Agreement, AgreementError};
+use crate::membership::swarm_node;
+use crate::membership::tokens::APPROVAL_TIME;
 
 /// Hosts that asked this member and wait for approval. The entries come from unauthenticated hosts,
 /// so they are neither agreed on nor persistent.
 #[derive(Debug, Default)]
 pub struct Waiting(Mutex<BTreeMap<Fingerprint, (Applicant, Instant)>>);
+
+/// Why a host cannot enroll others.
+const NO_CLUSTER: &str = "it belongs to no cluster yet";
 
 /// Limit of waiting hosts.
 const WAITING_MAX: usize = 64;
@@ -64,6 +72,16 @@ struct Enrollment {
     agreement: Agreement,
     credentials: Arc<CredentialStore>,
     waiting: Arc<Waiting>,
+    swarm: SwarmDoor,
+}
+
+/// Whether nodes of this host's Swarm may join without a token.
+#[derive(Debug, Clone)]
+pub struct SwarmDoor {
+    /// The engine, which knows the Swarm.
+    pub engine: EngineClient,
+    /// Whether they may (`--swarm-join`).
+    pub is_open: bool,
 }
 
 /// The only route for hosts without a certificate.
@@ -71,8 +89,9 @@ pub fn router(
     agreement: Agreement,
     credentials: Arc<CredentialStore>,
     waiting: Arc<Waiting>,
+    swarm: SwarmDoor,
 ) -> Router {
-    let enrollment = Enrollment { agreement, credentials, waiting };
+    let enrollment = Enrollment { agreement, credentials, waiting, swarm };
     Router::new().route(ENROLL, post(enroll)).with_state(Arc::new(enrollment))
 }
 
@@ -100,7 +119,13 @@ fn refused(caller: Caller, refusal: &Refusal) -> Rejection {
 impl Enrollment {
     async fn answer(&self, caller: Caller, request: Request) -> Result<Answer, Rejection> {
         if self.agreement.membership() != Membership::Member {
-            return Err(not_now("it belongs to no cluster yet"));
+            return Err(not_now(NO_CLUSTER));
+        }
+        let proof = request.swarm.as_ref().filter(|_| request.secret.is_none());
+        if let Some(proof) = proof
+            && let Some(identity) = self.managed_swarm().await
+        {
+            return self.answer_node(caller, proof, &identity).await;
         }
         let authority = self.authority()?;
         let key = caller.key.fingerprint();
@@ -119,7 +144,53 @@ impl Enrollment {
             }
         };
         self.agree(caller, pass).await?;
-        self.certify(caller, &authority)
+        self.certify(caller, &authority, None)
+    }
+
+    /// The identity of this host's node, if it can let nodes in: only managers know which nodes the
+    /// Swarm has.
+    async fn managed_swarm(&self) -> Option<SwarmIdentity> {
+        if !self.swarm.is_open {
+            return None;
+        }
+        let info = self.swarm.engine.engine_info().await.ok()?;
+        info.managed_swarm()?;
+        let identity = swarm_node::identity(&info);
+        identity.inspect_err(|error| warn!("cannot let nodes of the Swarm join: {error:#}")).ok()?
+    }
+
+    /// Answers a host that proves to be on a node of this host's Swarm.
+    async fn answer_node(
+        &self,
+        caller: Caller,
+        proof: &SwarmProof,
+        identity: &SwarmIdentity,
+    ) -> Result<Answer, Rejection> {
+        let key = caller.key.fingerprint();
+        let applicant = Statement::Applicant { host: key };
+        identity.check_node(proof, &applicant, SystemTime::now()).map_err(failed)?;
+        // The certificate of a node that was removed stays valid for months.
+        match self.swarm.engine.has_swarm_node(&proof.node).await {
+            Ok(true) => {}
+            Ok(false) => {
+                let node: String =
+                    proof.node.chars().filter(|c| !c.is_control()).take(NAME_MAX).collect();
+                return Err(failed(format!("its Swarm has no node {node}")));
+            }
+            Err(error) => return Err(not_now(error)),
+        }
+        let authority = self.authority()?;
+        let member =
+            Statement::Member { authority: authority.certificate().fingerprint(), applicant: key };
+        let own_proof = identity.prove(&member).map_err(not_now)?;
+        if !self.is_approved(&key) {
+            let approve =
+                Command::Approve { key, until: clock::now() + APPROVAL_TIME, now: clock::now() };
+            self.agreement.propose(approve).await.map_err(not_now)?;
+        }
+        self.agree(caller, Pass::Approval(key)).await?;
+        info!(host = %caller.host, node = %proof.node, "a node of the Swarm joins");
+        self.certify(caller, &authority, Some(own_proof))
     }
 
     /// Unseals the authority. If that fails, only this member's log has the cause.
@@ -170,9 +241,14 @@ impl Enrollment {
         }
     }
 
-    fn certify(&self, caller: Caller, authority: &Authority) -> Result<Answer, Rejection> {
+    fn certify(
+        &self,
+        caller: Caller,
+        authority: &Authority,
+        swarm: Option<SwarmProof>,
+    ) -> Result<Answer, Rejection> {
         let Some(credentials) = self.credentials.credentials() else {
-            return Err(not_now("it belongs to no cluster yet"));
+            return Err(not_now(NO_CLUSTER));
         };
         let issued = authority.issue(&caller.key, credentials.cluster(), SystemTime::now());
         let certificate = issued.map_err(not_now)?;
@@ -181,6 +257,7 @@ impl Enrollment {
             certificate,
             authority: authority.certificate().clone(),
             seal_key: credentials.seal_key().clone(),
+            swarm,
         })
     }
 }

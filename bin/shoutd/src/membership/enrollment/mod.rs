@@ -7,20 +7,24 @@ mod member;
 mod tests;
 pub mod wire;
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 pub use held::HeldToken;
-pub use member::{Waiting, router};
+pub use member::{SwarmDoor, Waiting, router};
 use shoutd_core::{ClusterId, Fingerprint};
 use shoutd_peer::identity::ENROLL;
 use shoutd_peer::{
     Authority, AuthorityCertificate, Certificate, Client, CredentialStore, Credentials, Identity,
     Prepared, SealKey,
 };
-use shoutd_peer::{CallError, Distrust, Rejection, TlsConnector, Token, Trust};
+use shoutd_peer::{
+    CallError, Distrust, Rejection, Statement, SwarmIdentity, SwarmProof, TlsConnector, Token,
+    Trust,
+};
 use wire::{Answer, Request};
 
 /// How long one member may take to answer, including its proposal.
@@ -35,6 +39,19 @@ pub enum Enrolled {
     Waiting(Fingerprint),
     /// A retry may succeed; why this one did not.
     NotYet(String),
+    /// As [`Enrolled::NotYet`], but no peer belongs to a cluster.
+    Nobody {
+        /// The peers on which shoutd runs. On the others it does not.
+        idle: Vec<SocketAddr>,
+        /// Why there is no certificate yet.
+        why: String,
+    },
+}
+
+/// Whether this error shows that no shoutd runs there: its host refused the connection.
+fn is_absent(error: &CallError) -> bool {
+    matches!(error, CallError::Unreachable { source, .. }
+        if source.kind() == io::ErrorKind::ConnectionRefused)
 }
 
 /// A host that enrolls.
@@ -50,6 +67,8 @@ pub struct Applicant {
     pub token: HeldToken,
     /// Its own address.
     pub address: SocketAddr,
+    /// Without a token: its node in a Swarm, if it is on one.
+    pub swarm: Option<Arc<SwarmIdentity>>,
     /// Without a token: the fingerprint of the cluster whose approval it waits for.
     pub waits_for: OnceLock<Fingerprint>,
 }
@@ -103,11 +122,18 @@ impl Applicant {
         let connector = TlsConnector::new(self.credentials.clone(), trust, self.address.ip())?;
         let client = Client::new(self.identity.clone(), connector);
         let secret = token.map(|token| token.secret.reveal().as_str().to_owned());
-        let request = Request { name: self.name.clone(), secret };
-        let mut reasons = Vec::new();
+        let swarm = self.swarm.as_ref().filter(|_| token.is_none());
+        let applicant = Statement::Applicant { host: self.fingerprint() };
+        let proof = swarm.map(|swarm| swarm.prove(&applicant)).transpose()?;
+        let request = Request { name: self.name.clone(), secret, swarm: proof };
+        let (mut reasons, mut idle, mut absent) = (Vec::new(), Vec::new(), 0);
         for peer in peers {
             match client.call::<_, Answer>(*peer, ENROLL, &request, DEADLINE).await {
-                Ok(Answer::Certified { certificate, authority, seal_key }) => {
+                Ok(Answer::Certified { certificate, authority, seal_key, swarm: proof }) => {
+                    if token.is_none() {
+                        self.check_manager(proof.as_ref(), &authority)
+                            .with_context(|| format!("{peer} may not let this host join"))?;
+                    }
                     self.keep(token, certificate, authority, seal_key)
                         .with_context(|| format!("{peer} issued an unusable certificate"))?;
                     return Ok(Enrolled::Certified);
@@ -129,10 +155,40 @@ impl Applicant {
                 Err(error @ CallError::Untrusted { distrust: Distrust::OtherAuthority, .. }) => {
                     return Err(error.into());
                 }
-                Err(error) => reasons.push(error.to_string()),
+                Err(error @ CallError::Untrusted { distrust: Distrust::NoCluster, .. }) => {
+                    idle.push(*peer);
+                    reasons.push(error.to_string());
+                }
+                Err(error) => {
+                    absent += usize::from(is_absent(&error));
+                    reasons.push(error.to_string());
+                }
             }
         }
-        Ok(Enrolled::NotYet(reasons.join("; ")))
+        let why = reasons.join("; ");
+        let nobody = idle.len() + absent == peers.len();
+        Ok(if nobody { Enrolled::Nobody { idle, why } } else { Enrolled::NotYet(why) })
+    }
+
+    /// Checks that a manager of this host's Swarm vouches for the cluster. A cluster for whose
+    /// approval this host waited needs none: an administrator has compared its fingerprint.
+    fn check_manager(
+        &self,
+        proof: Option<&SwarmProof>,
+        authority: &AuthorityCertificate,
+    ) -> Result<()> {
+        let Some(swarm) = self.swarm.as_ref().filter(|_| self.waits_for().is_none()) else {
+            return Ok(());
+        };
+        let proof = proof.context("it proves no node of this host's Swarm")?;
+        let member =
+            Statement::Member { authority: authority.fingerprint(), applicant: self.fingerprint() };
+        Ok(swarm.check_manager(proof, &member, SystemTime::now())?)
+    }
+
+    /// The fingerprint of this host's key.
+    fn fingerprint(&self) -> Fingerprint {
+        self.credentials.key().public().fingerprint()
     }
 
     fn keep(

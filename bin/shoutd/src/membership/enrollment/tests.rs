@@ -2,6 +2,7 @@
 //! same content, and recorded by an eavesdropper.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -9,6 +10,7 @@ use shoutd_consensus::{Consensus, Settings, Store};
 use shoutd_core::ClusterId;
 use shoutd_core::cluster::{Admissions, Command, Token as AgreedToken};
 use shoutd_core::view::Membership;
+use shoutd_docker::engine::EngineClient;
 use shoutd_peer::identity::ENROLL;
 use shoutd_peer::{
     Authority, CallError, Client, CredentialStore, Credentials, Identity, Rejection, SealKey,
@@ -20,7 +22,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use super::member::{Waiting, router};
+use super::member::{SwarmDoor, Waiting, router};
 use super::wire::{Answer, Request};
 use crate::app::clock::now;
 use crate::membership::agreement::Agreement;
@@ -30,6 +32,11 @@ use crate::metrics::Meters;
 const SOON: Duration = Duration::from_secs(20);
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// Lets no node of a Swarm in.
+fn closed_door() -> SwarmDoor {
+    SwarmDoor { engine: EngineClient::new(Path::new("/nonexistent")), is_open: false }
+}
 
 /// The only host of a cluster.
 struct Member {
@@ -72,7 +79,9 @@ impl Member {
         let waiting = Arc::new(Waiting::default());
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
-        tokio::spawn(server.serve(router(agreement, credentials, waiting.clone()), stopped));
+        tokio::spawn(
+            server.serve(router(agreement, credentials, waiting.clone(), closed_door()), stopped),
+        );
         let trust = Trust::Pinned(authority.certificate().fingerprint());
         Self {
             _directory: directory,
@@ -124,7 +133,8 @@ fn connect(store: &Arc<CredentialStore>, trust: Trust, source: IpAddr) -> Client
 }
 
 fn with(secret: &Secret) -> Request {
-    Request { name: "host".to_owned(), secret: Some(secret.reveal().as_str().to_owned()) }
+    let secret = Some(secret.reveal().as_str().to_owned());
+    Request { name: "host".to_owned(), secret, swarm: None }
 }
 
 fn is_certificate_of(answer: &Result<Answer, CallError>, store: &CredentialStore) -> bool {
@@ -254,7 +264,7 @@ async fn a_replayed_recording_has_no_effect() {
 async fn the_list_of_waiting_hosts_is_bounded() {
     let member = Member::start().await;
     let agreements = member.agreements();
-    let request = Request { name: "x".repeat(1000), secret: None };
+    let request = Request { name: "x".repeat(1000), secret: None, swarm: None };
     for source in 1..=4 {
         for _ in 0..20 {
             let (_, client) = newcomer(Trust::Anybody, IpAddr::from([127, 0, 7, source]));

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use shoutd_core::Fingerprint;
-use shoutd_peer::{AuthorityCertificate, Certificate, SealKey};
+use shoutd_peer::{AuthorityCertificate, Certificate, SealKey, SwarmProof};
 
 /// Request to enroll. The connection proves the host's key.
 #[derive(Serialize, Deserialize)]
@@ -14,6 +14,9 @@ pub struct Request {
     /// The secret of its token, in hexadecimal digits. It is only sent to a host that has proved to
     /// belong to the token's cluster.
     pub secret: Option<String>,
+    /// Without a token: the proof that the host is on a node of a Swarm.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swarm: Option<SwarmProof>,
 }
 
 /// Without the secret.
@@ -35,6 +38,9 @@ pub enum Answer {
         authority: AuthorityCertificate,
         /// The key that unseals the authority's private key.
         seal_key: SealKey,
+        /// If the Swarm's node was accepted: the proof that a manager of the same Swarm did it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        swarm: Option<SwarmProof>,
     },
     /// The host needs an administrator's approval.
     Waiting {
@@ -56,7 +62,7 @@ mod tests {
         fuzz("enroll", env!("CARGO_MANIFEST_DIR"), |body| {
             let request = serde_json::from_slice::<Request>(body);
             let answer = serde_json::from_slice::<Answer>(body);
-            if let Ok(Answer::Certified { certificate, authority, seal_key }) = &answer {
+            if let Ok(Answer::Certified { certificate, authority, seal_key, .. }) = &answer {
                 // As on the enrolled host. The parts need not belong together.
                 drop(Credentials::new(
                     certificate.key(),
