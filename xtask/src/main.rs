@@ -1,5 +1,5 @@
 //! The project's commands for newcomers and developers: `cargo xtask demo`, `test`, `fuzz`, `sim`,
-//! `bench` and `lab`.
+//! `bench`, `package` and `lab`.
 
 mod demo;
 mod fuzz;
@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 use shoutd_bench as bench;
+use shoutd_package as package;
 use shoutd_tooling::{interrupt, terminal};
 
 /// Try and test shoutd, with whole hosts on one machine.
@@ -53,6 +54,8 @@ enum Command {
     /// Measure shoutd against the underlay, a VXLAN made by hand and Docker's overlay, and write
     /// docs/benchmarks.
     Bench(bench::Options),
+    /// Make the packages: for Debian and RPM, a Python wheel, archives and a container image.
+    Package(package::Options),
     /// The helper that `bench` runs at the ends of the networks that it measures.
     #[command(subcommand, hide = true)]
     BenchHelper(bench::helper::Command),
@@ -67,6 +70,7 @@ fn main() -> ExitCode {
         Command::Lab(command) => lab::run(&command),
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Bench(options) => bench::run(&options),
+        Command::Package(options) => package::run(&options),
         Command::BenchHelper(command) => bench::helper::run(&command),
     };
     result.unwrap_or_else(|error| {

@@ -11,6 +11,7 @@ const EXAMPLES: [(&str, &[&str]); 25] = [
             "shoutdctl start 192.0.2.1",
             "shoutdctl start 192.0.2.2 --peer-addresses=192.0.2.1 --token-file=token",
             "shoutdctl start --advertise-interface eth1",
+            "shoutdctl start --container 192.0.2.1",
             "shoutdctl start",
         ],
     ),

@@ -18,6 +18,7 @@ use shoutd_core::view::{Done, Engine, Membership, OfferToken, Status, TokenView}
 use tokio::time::{Instant, sleep};
 
 use crate::boot::{Installed, Systemd};
+use crate::container;
 use crate::control::{self, ControlError};
 use crate::stop::terminate;
 use crate::token::{invitation, private_invitation};
@@ -59,6 +60,14 @@ pub struct Start {
     /// The daemon's log file; if systemd runs the daemon, see journalctl --unit=shoutd instead
     #[arg(long, value_name = "FILE", default_value = "/var/log/shoutd.log")]
     log_file: PathBuf,
+
+    /// Run shoutd in a container of the engine, which starts it again, instead of under systemd
+    #[arg(long)]
+    container: bool,
+
+    /// The image of the container
+    #[arg(long, value_name = "IMAGE", default_value = container::IMAGE, requires = "container")]
+    image: String,
 }
 
 /// The addresses as `--peer-addresses` takes them.
@@ -78,7 +87,8 @@ impl Start {
     /// It does not serve Docker in time, or not as the configuration says.
     pub async fn run(self, configuration: Configuration) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
-        Starting { configuration, log_file: self.log_file }.run(deadline).await
+        let image = self.container.then_some(self.image);
+        Starting { configuration, log_file: self.log_file, image }.run(deadline).await
     }
 }
 
@@ -86,6 +96,8 @@ impl Start {
 struct Starting {
     configuration: Configuration,
     log_file: PathBuf,
+    /// The image of the container to run shoutd in.
+    image: Option<String>,
 }
 
 impl Starting {
@@ -96,6 +108,9 @@ impl Starting {
             return self.already_running(directories, &status, token.as_deref(), deadline).await;
         }
         self.check_engine()?;
+        if let Some(image) = &self.image {
+            return self.run_container(image, token.as_deref(), deadline).await;
+        }
         let log = Log::open(&self.log_file)?;
         let mut child = self.spawn(&log, token.as_deref())?;
         let pid = Pid::from_raw(
@@ -134,6 +149,29 @@ impl Starting {
         }
     }
 
+    /// Starts the daemon in a container. One that ends at once is started again and again by the
+    /// engine: it is removed, like a daemon that could not serve in time.
+    async fn run_container(
+        &self,
+        image: &str,
+        token: Option<&str>,
+        deadline: Instant,
+    ) -> Result<()> {
+        let directories = &self.configuration.directories;
+        let socket = &self.configuration.start.docker_socket;
+        container::run(image, &self.configuration, token).await?;
+        let status = match wait_until_serving(directories, deadline, || Ok(())).await {
+            Ok(status) => status,
+            Err(error) => {
+                let said = container::last_error(socket).await;
+                container::remove(socket).await?;
+                return Err(said.map_or(error, |said| anyhow!(said)));
+            }
+        };
+        wishes::check(&self.configuration.start, token, directories, &status).await?;
+        report_serving(directories, &status).await
+    }
+
     /// If the host runs systemd, replaces the daemon with one that systemd runs: systemd restarts
     /// it after a failure and starts it at boot. Then waits until it serves, and reports that.
     async fn hand_to_systemd(
@@ -143,7 +181,17 @@ impl Starting {
         deadline: Instant,
     ) -> Result<()> {
         let mut deadline = deadline;
-        if let Some(systemd) = Systemd::of_this_host() {
+        let daemon = control::daemon(directories).await?;
+        let is_contained = container::runs(&self.configuration.start.docker_socket, daemon).await;
+        if self.image.is_some() && !is_contained {
+            bail!(
+                "shoutd is already running, and not in a container; to run it in one, stop it \
+                 first: shoutdctl stop"
+            );
+        }
+        // The engine starts a container again, also at boot.
+        let systemd = if is_contained { None } else { Systemd::of_this_host() };
+        if let Some(systemd) = systemd {
             match self.install_unit(&systemd).await {
                 Ok(Some(daemon)) => {
                     terminate(daemon).await?;
@@ -177,8 +225,8 @@ impl Starting {
             Installed::Unchanged => {}
             Installed::Foreign => {
                 println!(
-                    "this host has a shoutd.service that shoutdctl did not write; it is left \
-                     alone, and must start shoutd at boot"
+                    "this host's administrator wrote or masked shoutd.service; it is left alone, and \
+                     must start shoutd at boot"
                 );
                 return Ok(None);
             }

@@ -1,5 +1,6 @@
 //! `shoutdctl stop`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -7,11 +8,12 @@ use clap::Args;
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use shoutd_cli::Directories;
-use shoutd_core::view::Done;
+use shoutd_cli::{DOCKER_SOCKET, Directories};
+use shoutd_core::view::{Done, Status};
 use tokio::time::{Instant, sleep};
 
 use crate::boot::Systemd;
+use crate::container;
 use crate::control::{self, ControlError};
 use crate::presence;
 
@@ -43,7 +45,12 @@ impl Stop {
             }
             Err(error) => Err(error.into()),
             Ok(pid) => {
-                terminate(pid).await?;
+                let socket = engine(directories).await;
+                if container::runs(&socket, pid).await {
+                    container::stop(&socket).await?;
+                } else {
+                    terminate(pid).await?;
+                }
                 println!("shoutd has stopped; containers stay connected");
                 Ok(())
             }
@@ -51,12 +58,32 @@ impl Stop {
     }
 }
 
+/// The socket of the engine that the daemon serves. A daemon that does not answer may be one that
+/// hangs; then it is the default.
+async fn engine(directories: &Directories) -> PathBuf {
+    let status = control::get::<Status>(directories, "/v1/status").await;
+    status.map_or_else(|_| PathBuf::from(DOCKER_SOCKET), |status| status.docker_socket)
+}
+
 /// Asks the daemon to leave the cluster, after which it ends by itself.
 async fn leave(directories: &Directories) -> Result<()> {
     let pid =
         control::daemon(directories).await.context("only a running host can leave the cluster")?;
-    let done: Done = control::post(directories, "/v1/leave", &()).await?;
+    let socket = engine(directories).await;
+    let is_contained = container::runs(&socket, pid).await;
+    if is_contained {
+        // Otherwise the engine would start it again when it has left, with its first arguments.
+        container::set_restart(&socket, false).await?;
+    }
+    let left = control::post::<_, Done>(directories, "/v1/leave", &()).await;
+    if is_contained && left.is_err() {
+        container::set_restart(&socket, true).await?;
+    }
+    let done = left?;
     await_end(pid).await?;
+    if is_contained {
+        container::remove(&socket).await?;
+    }
     println!("{}; shoutd has stopped", done.message);
     match Systemd::of_this_host() {
         Some(systemd) => {

@@ -146,7 +146,7 @@ pub fn run(options: &Options) -> Result<ExitCode> {
     }
     machine::prepare()?;
     show_progress("building shoutd and shoutdctl");
-    let directory = programs::build_optimized(&["shoutd", "shoutdctl", "shoutd-lab"])?;
+    let directory = programs::build_optimized(&["shoutd", "shoutd-lab"])?;
     let facts = Facts::read()?;
     let name = format!("bench-{}", process::id());
     interrupt::take_down_on_interrupt(&name)?;

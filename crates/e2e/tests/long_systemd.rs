@@ -56,8 +56,7 @@ fn systemd_runs_shoutd_through_reboots_and_power_failures() {
 fn release() -> PathBuf {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let target = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/optimized"));
-    let arguments =
-        ["build", "--quiet", "--release", "--package", "shoutd", "--package", "shoutdctl"];
+    let arguments = ["build", "--quiet", "--release", "--package", "shoutd"];
     let status =
         Command::new(cargo).args(arguments).arg("--target-dir").arg(target).status().unwrap();
     assert!(status.success(), "the programs do not build");

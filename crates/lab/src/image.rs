@@ -66,7 +66,11 @@ pub(crate) fn build(tar: &Path) -> Result<()> {
 }
 
 /// The shared libraries that a program needs, and its loader.
-pub(crate) fn libraries(program: &str) -> Result<Vec<PathBuf>> {
+///
+/// # Errors
+///
+/// Fails when ldd does.
+pub fn libraries(program: &str) -> Result<Vec<PathBuf>> {
     let output = Command::new("ldd").arg(program).output().context("run ldd")?;
     if !output.status.success() {
         bail!("ldd {program} failed: {}", String::from_utf8_lossy(&output.stderr).trim());

@@ -36,7 +36,7 @@ mod wait;
 pub use debian::newer_frr;
 pub use guest::run_on_older_kernel;
 pub use host::Host;
-pub use image::IMAGE;
+pub use image::{IMAGE, libraries};
 pub use lab::{Lab, LabOptions, LabSummary};
 pub use layout::{MAX_HOSTS, STATE_ROOT};
 pub use process::{Output, Process};

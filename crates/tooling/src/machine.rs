@@ -79,6 +79,16 @@ fn prepare_for(programs: &[(&'static str, &'static str)]) -> Result<()> {
         "hosts are made of namespaces, mounts and Docker engines, for which you have to be root: \
          become root and try again"
     );
+    install_missing(programs)
+}
+
+/// Installs the Debian packages of those of these programs that the machine lacks, and prints what
+/// it does.
+///
+/// # Errors
+///
+/// Fails when something is missing and cannot be installed.
+pub fn install_missing(programs: &[(&'static str, &'static str)]) -> Result<()> {
     let missing = missing_packages(programs);
     if missing.is_empty() {
         return Ok(());

@@ -5,8 +5,8 @@
 //! must already be running. There is no socket unit: with one, if shoutd could not start, the
 //! engine's calls would wait forever while they hold the locks of its containers.
 
-use std::ffi::OsStr;
-use std::fmt::Write;
+mod text;
+
 use std::fs;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -14,21 +14,24 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Pid;
-use shoutd_cli::{Configuration, EXIT_REMOVED, read_at_most};
+use shoutd_cli::{Configuration, read_at_most};
 use tokio::process::Command;
 use tokio::time::timeout;
+
+use self::text::{MARK, drop_in, unit};
 
 /// The unit that runs the daemon.
 pub const UNIT: &str = "shoutd.service";
 
-/// The first line of every unit that shoutdctl writes. We touch no other unit.
-const MARK: &str = "# Written by `shoutdctl start`, and removed by `shoutdctl stop --leave`.";
+/// The drop-in of a packaged unit with the options of `shoutdctl start`, below the administrator's
+/// units (systemd.unit(5)).
+const DROP_IN: &str = "shoutd.service.d/start.conf";
+
+/// The link by which the unit is enabled, below the administrator's units.
+const ENABLED: &str = "multi-user.target.wants/shoutd.service";
 
 /// Size limit of a unit file that we read, in octets. Ours have about 1000.
 const UNIT_BYTES_MAX: u64 = 64 << 10;
-
-/// Settings that the daemon itself remembers, because they may change.
-const REMEMBERED: [&str; 3] = ["advertise-address", "advertise-interface", "peer-addresses"];
 
 /// Deadline of a systemctl command. `daemon-reload` reads all units again, and `start` may take as
 /// long as the unit's `TimeoutStartSec` (30 s).
@@ -47,11 +50,11 @@ pub struct Systemd {
 /// Result of [`Systemd::install`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Installed {
-    /// We wrote the unit, or replaced an older version of it.
+    /// We wrote or enabled the unit, or replaced an older version of it.
     New,
-    /// The same unit was already installed.
+    /// The same unit was already installed and enabled.
     Unchanged,
-    /// The host has a shoutd.service that shoutdctl did not write. It must start shoutd.
+    /// The administrator wrote shoutd.service, or masked it. It must start shoutd.
     Foreign,
 }
 
@@ -67,8 +70,9 @@ impl Systemd {
         })
     }
 
-    /// Installs and enables a unit that starts the daemon at each boot with these arguments. The
-    /// daemon itself remembers its address and peers.
+    /// Enables a unit that starts the daemon at each boot with these arguments: the unit of an
+    /// installed package, or else one that this writes. The daemon itself remembers its address and
+    /// peers.
     ///
     /// # Errors
     /// The unit cannot be written, or systemctl fails.
@@ -78,9 +82,12 @@ impl Systemd {
         configuration: &Configuration,
     ) -> Result<Installed> {
         let path = self.units.join(UNIT);
-        let found = self.find()?;
-        if matches!(&found, Some(unit) if !unit.starts_with(MARK)) || self.is_packaged() {
+        let found = self.find(UNIT)?;
+        if matches!(&found, Some(unit) if !unit.starts_with(MARK)) {
             return Ok(Installed::Foreign);
+        }
+        if let Some(packaged) = self.packaged()? {
+            return self.install_packaged(&packaged, found.is_some(), configuration).await;
         }
         let unit = unit(program, configuration)?;
         let installed =
@@ -92,6 +99,47 @@ impl Systemd {
         }
         self.run(&["--quiet", "enable", UNIT]).await?;
         Ok(installed)
+    }
+
+    /// Enables the unit of a package, whose text this is. `is_hidden`: by a unit that we wrote
+    /// before the package was installed.
+    async fn install_packaged(
+        &self,
+        packaged: &str,
+        is_hidden: bool,
+        configuration: &Configuration,
+    ) -> Result<Installed> {
+        let wanted = drop_in(packaged, configuration)?;
+        let found = self.find(DROP_IN)?;
+        let path = self.units.join(DROP_IN);
+        if matches!(&found, Some(text) if !text.starts_with(MARK)) {
+            bail!("{} is not from shoutdctl; give it another name", path.display());
+        }
+        if is_hidden {
+            remove(&self.units.join(UNIT))?;
+        }
+        match &wanted {
+            Some(text) if wanted != found => {
+                path.parent()
+                    .map_or(Ok(()), fs::create_dir_all)
+                    .and_then(|()| write_atomically(&path, text))
+                    .with_context(|| format!("cannot write {}", path.display()))?;
+            }
+            None if found.is_some() => self.remove_drop_in()?,
+            _ => {}
+        }
+        let is_enabled = self.is_enabled();
+        if is_hidden || wanted != found {
+            self.run(&["daemon-reload"]).await?;
+        }
+        if is_hidden && is_enabled {
+            // The link leads to the unit that is gone.
+            self.run(&["--quiet", "reenable", UNIT]).await?;
+        } else {
+            self.run(&["--quiet", "enable", UNIT]).await?;
+        }
+        let is_unchanged = is_enabled && !is_hidden && wanted == found;
+        Ok(if is_unchanged { Installed::Unchanged } else { Installed::New })
     }
 
     /// Whether this process is the unit's main process. If it is not, systemd does not know that
@@ -115,23 +163,43 @@ impl Systemd {
             .with_context(|| format!("systemd cannot start shoutd; see journalctl --unit={UNIT}"))
     }
 
-    /// Disables and removes the unit that [`Systemd::install`] wrote. A foreign unit stays.
+    /// Disables the unit that [`Systemd::install`] enabled, and removes what it wrote. A foreign
+    /// unit stays.
     ///
     /// # Errors
-    /// The unit cannot be removed, or systemctl fails.
+    /// A file cannot be removed, or systemctl fails.
     pub async fn uninstall(&self) -> Result<()> {
-        if !self.find()?.is_some_and(|unit| unit.starts_with(MARK)) {
-            return Ok(());
+        match self.find(UNIT)? {
+            Some(unit) if unit.starts_with(MARK) => {
+                self.run(&["--quiet", "disable", UNIT]).await?;
+                remove(&self.units.join(UNIT))?;
+            }
+            Some(_) => return Ok(()),
+            None => {
+                let ours = self.find(DROP_IN)?.is_some_and(|text| text.starts_with(MARK));
+                if self.packaged()?.is_none() || !(ours || self.is_enabled()) {
+                    return Ok(());
+                }
+                self.run(&["--quiet", "disable", UNIT]).await?;
+                if ours {
+                    self.remove_drop_in()?;
+                }
+            }
         }
-        self.run(&["--quiet", "disable", UNIT]).await?;
-        let path = self.units.join(UNIT);
-        fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         self.run(&["daemon-reload"]).await.map(drop)
     }
 
-    /// Text of the unit in the administrator's directory, if it exists.
-    fn find(&self) -> Result<Option<String>> {
-        let path = self.units.join(UNIT);
+    fn remove_drop_in(&self) -> Result<()> {
+        let path = self.units.join(DROP_IN);
+        remove(&path)?;
+        // It stays if the administrator has other drop-ins there.
+        let _ = path.parent().map(fs::remove_dir);
+        Ok(())
+    }
+
+    /// Text of a file in the administrator's directory, if it exists.
+    fn find(&self, name: &str) -> Result<Option<String>> {
+        let path = self.units.join(name);
         match read_at_most(&path, UNIT_BYTES_MAX) {
             Ok(text) => Ok(Some(String::from_utf8_lossy(&text).into_owned())),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -141,8 +209,18 @@ impl Systemd {
         }
     }
 
-    fn is_packaged(&self) -> bool {
-        self.packaged.iter().any(|directory| directory.join(UNIT).exists())
+    /// Text of the unit that a package installed, if there is one.
+    fn packaged(&self) -> Result<Option<String>> {
+        let mut paths = self.packaged.iter().map(|directory| directory.join(UNIT));
+        let Some(path) = paths.find(|path| path.exists()) else { return Ok(None) };
+        let text = read_at_most(&path, UNIT_BYTES_MAX)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+    }
+
+    /// Whether the link exists; where it leads does not matter.
+    fn is_enabled(&self) -> bool {
+        self.units.join(ENABLED).is_symlink()
     }
 
     /// Runs systemctl and returns its output.
@@ -162,68 +240,19 @@ impl Systemd {
     }
 }
 
-/// The text of the unit.
-fn unit(program: &Path, configuration: &Configuration) -> Result<String> {
-    // systemd does not accept these in a program name, even quoted.
-    if program.as_os_str().as_encoded_bytes().iter().any(|octet| br#"$"'\"#.contains(octet)) {
-        bail!(
-            "systemd cannot run a program with a dollar sign, quote or backslash in its path: {}",
-            program.display()
-        );
-    }
-    let mut line = quote(program.as_os_str())?;
-    for argument in configuration.command_line_without(&REMEMBERED) {
-        write!(line, " {}", quote(&argument)?)?;
-    }
-    Ok(format!(
-        "{MARK}
-# Make your own changes with `systemctl edit shoutd`.
-[Unit]
-Description=shoutd, multicast between Docker containers on different hosts
-Wants=network-online.target
-After=network-online.target
-# Docker starts containers as soon as it starts, and calls shoutd for them.
-Before=docker.service
-StartLimitIntervalSec=0
-
-[Service]
-Type=notify
-ExecStart={line}
-Restart=on-failure
-RestartSec=2
-# This host was removed from the cluster.
-RestartPreventExitStatus={EXIT_REMOVED}
-# If shoutd cannot start, Docker waits no longer than this.
-TimeoutStartSec=30
-TimeoutStopSec=30
-
-[Install]
-WantedBy=multi-user.target
-"
-    ))
-}
-
-/// A word of a command line as systemd reads it (systemd.service(5), "Command lines";
-/// systemd.syntax(7), "Quoting").
-fn quote(word: &OsStr) -> Result<String> {
-    let text = word.to_str().filter(|text| !text.contains(char::is_control));
-    let text = text
-        .with_context(|| format!("{word:?} is not valid UTF-8 or contains control characters"))?;
-    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || "-_./:=,@+[]".contains(c))
-        && !text.is_empty();
-    let escaped =
-        text.replace('\\', r"\\").replace('"', "\\\"").replace('%', "%%").replace('$', "$$");
-    Ok(if is_plain { escaped } else { format!("\"{escaped}\"") })
+fn remove(path: &Path) -> Result<()> {
+    fs::remove_file(path).with_context(|| format!("cannot remove {}", path.display()))
 }
 
 fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
-    let temporary = path.with_extension("service.new");
+    // systemd reads no file with this extension.
+    let temporary = path.with_extension("new");
     fs::write(&temporary, text)?;
     fs::rename(&temporary, path)
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};
 
     use clap::CommandFactory;
@@ -232,7 +261,7 @@ mod tests {
 
     use super::*;
 
-    fn configuration(line: &[&str]) -> Configuration {
+    pub fn configuration(line: &[&str]) -> Configuration {
         let matches = DaemonArguments::command().get_matches_from(["shoutd"].iter().chain(line));
         Configuration::read(&matches).unwrap()
     }
@@ -301,13 +330,89 @@ mod tests {
         assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::Foreign);
         systemd.uninstall().await.unwrap();
         assert_eq!(fs::read_link(&path).unwrap(), Path::new("/dev/null"));
-        // Installed by a package.
-        fs::remove_file(&path).unwrap();
-        fs::create_dir(&systemd.packaged[0]).unwrap();
-        fs::write(systemd.packaged[0].join(UNIT), theirs).unwrap();
+        // It stays masked if a package is installed.
+        packaged(&systemd);
         assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::Foreign);
-        assert!(!path.exists());
+        systemd.uninstall().await.unwrap();
         assert_eq!(asked(&directory), [""; 0]);
+    }
+
+    fn packaged(systemd: &Systemd) {
+        fs::create_dir(&systemd.packaged[0]).unwrap();
+        let unit = include_str!("../../../../packaging/shoutd.service");
+        fs::write(systemd.packaged[0].join(UNIT), unit).unwrap();
+    }
+
+    /// What `systemctl enable` does.
+    fn enable(systemd: &Systemd) {
+        let link = systemd.units.join(ENABLED);
+        fs::create_dir(link.parent().unwrap()).unwrap();
+        symlink("/nowhere", link).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_packaged_unit_is_enabled_and_gets_the_options_in_a_drop_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let systemd = systemd(&directory);
+        packaged(&systemd);
+        systemd.uninstall().await.unwrap();
+        assert_eq!(asked(&directory), [""; 0]);
+        let first = ["10.0.0.1", "--peer-addresses=10.0.0.2", "--token=SHOUT1-secret"];
+        assert_eq!(install(&systemd, &first).await.unwrap(), Installed::New);
+        assert_eq!(asked(&directory), ["--quiet enable shoutd.service"]);
+        assert_eq!(fs::read_dir(&systemd.units).unwrap().count(), 0, "no option, no drop-in");
+        enable(&systemd);
+        assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::Unchanged);
+        asked(&directory);
+
+        let options = ["--replication=flood", "--data-dir=/srv/a b"];
+        assert_eq!(install(&systemd, &options).await.unwrap(), Installed::New);
+        assert_eq!(asked(&directory), ["daemon-reload", "--quiet enable shoutd.service"]);
+        let text = fs::read_to_string(systemd.units.join(DROP_IN)).unwrap();
+        assert!(text.starts_with(MARK), "{text}");
+        for part in
+            ["\nExecStart=\nExecStart=/usr/bin/shoutd --", "--replication=flood", "=/srv/a b\""]
+        {
+            assert!(text.contains(part), "{text}");
+        }
+        assert_eq!(install(&systemd, &options).await.unwrap(), Installed::Unchanged);
+        assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::New);
+        assert!(!systemd.units.join("shoutd.service.d").exists());
+
+        install(&systemd, &options).await.unwrap();
+        asked(&directory);
+        systemd.uninstall().await.unwrap();
+        assert_eq!(asked(&directory), ["--quiet disable shoutd.service", "daemon-reload"]);
+        assert!(!systemd.units.join("shoutd.service.d").exists());
+    }
+
+    /// A host that was installed from the archive gets the package.
+    #[tokio::test]
+    async fn a_packaged_unit_replaces_the_one_of_an_earlier_installation() {
+        let directory = tempfile::tempdir().unwrap();
+        let systemd = systemd(&directory);
+        install(&systemd, &[]).await.unwrap();
+        enable(&systemd);
+        packaged(&systemd);
+        asked(&directory);
+        assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::New);
+        assert!(!systemd.units.join(UNIT).exists());
+        assert_eq!(asked(&directory), ["daemon-reload", "--quiet reenable shoutd.service"]);
+        assert_eq!(install(&systemd, &[]).await.unwrap(), Installed::Unchanged);
+    }
+
+    #[tokio::test]
+    async fn a_drop_in_of_the_administrator_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let systemd = systemd(&directory);
+        packaged(&systemd);
+        let path = systemd.units.join(DROP_IN);
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        fs::write(&path, "[Service]\nNice=-5\n").unwrap();
+        let error = install(&systemd, &[]).await.unwrap_err().to_string();
+        assert!(error.ends_with("is not from shoutdctl; give it another name"), "{error}");
+        systemd.uninstall().await.unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "[Service]\nNice=-5\n");
     }
 
     #[tokio::test]
@@ -317,31 +422,5 @@ mod tests {
         fs::write(directory.path().join("fail"), "").unwrap();
         let told = format!("{:#}", install(&systemd, &[]).await.unwrap_err());
         assert_eq!(told, "systemctl daemon-reload failed: it is broken");
-    }
-
-    /// `systemd-analyze verify` checks it, also with paths that need quoting.
-    #[test]
-    fn systemd_accepts_the_unit() {
-        let directory = tempfile::tempdir().unwrap();
-        let program = directory.path().join("100% shoutd");
-        fs::write(&program, "#!/bin/sh\n").unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let path = directory.path().join(UNIT);
-        let odd = configuration(&["--data-dir", "/var/lib/a b/%n;\"$HOME\"\\x"]);
-        for (program, configuration) in
-            [(Path::new("/bin/true"), configuration(&[])), (&program, odd)]
-        {
-            let text = unit(program, &configuration).unwrap();
-            fs::write(&path, text).unwrap();
-            let verified =
-                std::process::Command::new("systemd-analyze").arg("verify").arg(&path).output();
-            let output = verified.expect("systemd-analyze is in Debian's package systemd");
-            let told = String::from_utf8_lossy(&output.stderr).into_owned();
-            // It also reports on the machine's other units.
-            let ours: Vec<_> = told.lines().filter(|line| line.contains("shoutd")).collect();
-            assert!(output.status.success() && ours.is_empty(), "{told}");
-        }
-        assert!(unit(Path::new("/bin/$true"), &configuration(&[])).is_err());
-        assert!(unit(Path::new("/bin/true"), &configuration(&["--data-dir", "/a\nb"])).is_err());
     }
 }

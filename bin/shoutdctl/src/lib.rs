@@ -13,6 +13,7 @@ macro_rules! println {
 mod backup;
 mod boot;
 mod config;
+mod container;
 mod control;
 mod dashboard;
 mod doctor;
@@ -129,7 +130,9 @@ enum Command {
     Doctor(doctor::Doctor),
 }
 
-fn main() -> ExitCode {
+/// The program: reads the command line, does what it says, and returns the exit code.
+#[must_use]
+pub fn main() -> ExitCode {
     // An error is one line on stderr: what is wrong, with what, and what to do.
     let command = examples::with_examples(Arguments::command());
     let parsed = command.try_get_matches().and_then(|matches| {
