@@ -5,10 +5,13 @@ use std::fmt::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
-use shoutd_cli::{Configuration, EXIT_REMOVED};
+use shoutd_cli::Configuration;
 
 /// The first line of every unit and drop-in that shoutdctl writes. We touch no other.
 pub const MARK: &str = "# Written by `shoutdctl start`, and removed by `shoutdctl stop --leave`.";
+
+/// The unit of the packages. Ours runs other programs.
+const PACKAGED: &str = include_str!("../../../../packaging/shoutd.service");
 
 /// Settings that the daemon itself remembers, because they may change.
 const REMEMBERED: [&str; 3] = ["advertise-address", "advertise-interface", "peer-addresses"];
@@ -39,36 +42,22 @@ pub fn unit(program: &Path, configuration: &Configuration) -> Result<String> {
             program.display()
         );
     }
-    let mut line = quote(program.as_os_str())?;
+    let mut start = quote(program.as_os_str())?;
     for argument in configuration.command_line_without(&REMEMBERED) {
-        write!(line, " {}", quote(&argument)?)?;
+        write!(start, " {}", quote(&argument)?)?;
     }
-    Ok(format!(
-        "{MARK}
-# Make your own changes with `systemctl edit shoutd`.
-[Unit]
-Description=shoutd, multicast between Docker containers on different hosts
-Wants=network-online.target
-After=network-online.target
-# Docker starts containers as soon as it starts, and calls shoutd for them.
-Before=docker.service
-StartLimitIntervalSec=0
-
-[Service]
-Type=notify
-ExecStart={line}
-Restart=on-failure
-RestartSec=2
-# This host was removed from the cluster.
-RestartPreventExitStatus={EXIT_REMOVED}
-# If shoutd cannot start, Docker waits no longer than this.
-TimeoutStartSec=30
-TimeoutStopSec=30
-
-[Install]
-WantedBy=multi-user.target
-"
-    ))
+    let mut reload = quote(program.with_file_name("shoutdctl").as_os_str())?;
+    reload.push_str(" config reload");
+    if configuration.is_given("run-dir") {
+        let run_dir = configuration.directories.run_dir.as_os_str();
+        write!(reload, " --run-dir {}", quote(run_dir)?)?;
+    }
+    let lines = PACKAGED.lines().map(|line| match line.split_once('=') {
+        Some(("ExecStart", _)) => format!("ExecStart={start}\n"),
+        Some(("ExecReload", _)) => format!("ExecReload={reload}\n"),
+        _ => format!("{line}\n"),
+    });
+    Ok(format!("{MARK}\n{}", lines.collect::<String>()))
 }
 
 /// A word of a command line as systemd reads it (systemd.service(5), "Command lines";
@@ -89,6 +78,8 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
+    use shoutd_cli::EXIT_REMOVED;
+
     use super::*;
     use crate::boot::UNIT;
     use crate::boot::tests::configuration;
@@ -103,9 +94,8 @@ mod tests {
     /// systemd would restart a host that was removed from its cluster for ever.
     #[test]
     fn the_packaged_unit_knows_the_exit_code() {
-        let packaged = include_str!("../../../../packaging/shoutd.service");
         let line = format!("\nRestartPreventExitStatus={EXIT_REMOVED}\n");
-        assert!(packaged.contains(&line), "{packaged}");
+        assert!(PACKAGED.contains(&line), "{PACKAGED}");
     }
 
     /// `systemd-analyze verify` checks it, also with paths that need quoting.
