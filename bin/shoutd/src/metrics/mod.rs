@@ -1,8 +1,8 @@
 //! The daemon's metrics, in the formats of Prometheus.
 //!
 //! What happens is counted in [`Meters`], where it happens. What *is*, such as the number of
-//! groups, is read at each scrape, by the [`Collector`]. `docs/monitoring.md` describes each
-//! metric.
+//! groups, is read at each scrape, by the [`Collector`].
+//! `docs/book/src/operations/monitoring.md` describes each metric.
 
 mod collector;
 mod families;

@@ -20,7 +20,7 @@ use super::snapshot::{Network, Peer, Raft, Snapshot};
 /// What a scrape of 100 networks may weigh.
 const SIZE_MAX: usize = 2 << 20;
 
-const DOCUMENT: &str = "docs/monitoring.md";
+const DOCUMENT: &str = "docs/book/src/operations/monitoring.md";
 
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."))
