@@ -1,6 +1,7 @@
 //! The project's commands for newcomers and developers: `cargo xtask demo`, `test`, `fuzz`, `sim`,
-//! `bench`, `package` and `lab`.
+//! `bench`, `book`, `package` and `lab`.
 
+mod book;
 mod demo;
 mod fuzz;
 mod lab;
@@ -56,6 +57,9 @@ enum Command {
     Bench(bench::Options),
     /// Make the packages: for Debian and RPM, a Python wheel, archives and a container image.
     Package(package::Options),
+    /// Build the book into target/book/html. The first time this installs mdBook in target/tools,
+    /// which takes some minutes.
+    Book,
     /// The helper that `bench` runs at the ends of the networks that it measures.
     #[command(subcommand, hide = true)]
     BenchHelper(bench::helper::Command),
@@ -71,6 +75,7 @@ fn main() -> ExitCode {
         Command::Sim(arguments) => sim::run(&arguments),
         Command::Bench(options) => bench::run(&options),
         Command::Package(options) => package::run(&options),
+        Command::Book => book::run(),
         Command::BenchHelper(command) => bench::helper::run(&command),
     };
     result.unwrap_or_else(|error| {

@@ -1,6 +1,7 @@
-//! Shared parts of the project's own commands: Debian packages, builds, the terminal, and
-//! interrupts.
+//! Shared parts of the project's own commands and tests: Debian packages, builds, the terminal,
+//! interrupts, and the shell blocks of the book.
 
+pub mod book;
 pub mod interrupt;
 pub mod iperf;
 pub mod machine;

@@ -1,0 +1,127 @@
+//! `cargo xtask book`: the book as HTML.
+
+use std::fs;
+use std::path::{Component, Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use shoutd_tooling::book::{self, PAGES};
+use shoutd_tooling::programs;
+use shoutd_tooling::terminal::{show_progress, show_verdict};
+
+/// The version of mdBook that is installed on demand.
+const MDBOOK: &str = "0.5.4";
+
+/// Where the repository's files are shown, for links that leave the book.
+const REPOSITORY: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/");
+
+/// Builds the book into `target/book/html`, with mdBook in `target/tools`.
+///
+/// # Errors
+///
+/// Fails when mdBook cannot be installed, and when the book cannot be built.
+pub(crate) fn run() -> Result<ExitCode> {
+    let target = book::root().join("target");
+    let mdbook = installed(&target.join("tools"))?;
+    let source = target.join("book");
+    copy_pages(&source)?;
+    show_progress("building the book");
+    let status = Command::new(mdbook)
+        .arg("build")
+        .arg(&source)
+        .args(["--dest-dir", "html"])
+        .status()
+        .context("run mdbook")?;
+    ensure!(status.success(), "mdbook failed, see above");
+    show_verdict(&format!("the book is in {}", source.join("html/index.html").display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// mdBook, which is installed unless this version is there.
+fn installed(tools: &Path) -> Result<PathBuf> {
+    let program = tools.join("bin/mdbook");
+    let version = Command::new(&program).arg("--version").output();
+    if version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(MDBOOK)) {
+        return Ok(program);
+    }
+    show_progress(&format!("installing mdbook {MDBOOK}, which takes some minutes"));
+    let status = programs::cargo()
+        .args(["install", "--locked", "--root"])
+        .arg(tools)
+        .arg(format!("mdbook@{MDBOOK}"))
+        .status()
+        .context("run cargo install")?;
+    ensure!(status.success(), "mdbook {MDBOOK} could not be installed, see above");
+    Ok(program)
+}
+
+/// Copies the book to `to`. Links that leave the book lead to the repository then.
+fn copy_pages(to: &Path) -> Result<()> {
+    let pages = book::root().join(PAGES);
+    if to.exists() {
+        fs::remove_dir_all(to).with_context(|| format!("remove {}", to.display()))?;
+    }
+    for extension in ["md", "png", "svg"] {
+        for file in book::files(&pages, extension)? {
+            let place = file.strip_prefix(&pages).context("a page of the book")?;
+            let copy = to.join("src").join(place);
+            if let Some(directory) = copy.parent() {
+                fs::create_dir_all(directory)
+                    .with_context(|| format!("make {}", directory.display()))?;
+            }
+            if extension == "md" {
+                let text = fs::read_to_string(&file)
+                    .with_context(|| format!("read {}", file.display()))?;
+                let directory = Path::new(PAGES).join(place.parent().unwrap_or(Path::new("")));
+                fs::write(&copy, with_repository_links(&text, &directory))
+            } else {
+                fs::copy(&file, &copy).map(|_| ())
+            }
+            .with_context(|| format!("write {}", copy.display()))?;
+        }
+    }
+    fs::copy(book::root().join("docs/book/book.toml"), to.join("book.toml"))
+        .context("copy book.toml")?;
+    Ok(())
+}
+
+/// The text of a page in `directory`, with its links that leave the book leading to the repository.
+fn with_repository_links(text: &str, directory: &Path) -> String {
+    let mut parts = text.split("](../");
+    let mut linked = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (to, rest) = part.split_once(')').unwrap_or((part, ""));
+        let target = without_dots(&directory.join("..").join(to));
+        if target.starts_with(PAGES) {
+            linked.push_str(&format!("](../{to}){rest}"));
+        } else {
+            linked.push_str(&format!("]({REPOSITORY}{}){rest}", target.display()));
+        }
+    }
+    linked
+}
+
+fn without_dots(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => _ = plain.pop(),
+            other => plain.push(other),
+        }
+    }
+    plain
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn links_out_of_the_book_lead_to_the_repository() {
+        let directory = Path::new(PAGES).join("recipes");
+        let text = "[a](../faq.md) [b](../../../design/why.md#x) [c](b.md)";
+        let linked = with_repository_links(text, &directory);
+        let wanted = format!("[a](../faq.md) [b]({REPOSITORY}docs/design/why.md#x) [c](b.md)");
+        assert_eq!(linked, wanted);
+    }
+}
