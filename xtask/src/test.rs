@@ -30,14 +30,21 @@ const NEWEST_ENGINE: &str = "debian-14";
 const MIXED: [&str; 6] =
     ["e2e_docker", "e2e_engines", "e2e_live_restore", "e2e_names", "e2e_network", "e2e_random"];
 
-/// End-to-end tests that mount the machine's programs into containers. Those do not run with the
+/// End-to-end tests that run the machine's programs in containers. Those do not run with the
 /// libraries of another engine's system.
-const OF_THE_MACHINE: [&str; 2] = ["e2e_programs", "e2e_router"];
+const OF_THE_MACHINE: [&str; 3] = ["e2e_book", "e2e_programs", "e2e_router"];
 
 /// The end-to-end tests that take longest. They run first, so that no lane waits for one at the
 /// end.
-const LONGEST: [&str; 6] =
-    ["e2e_cluster", "e2e_life", "e2e_swarm", "e2e_callbacks", "e2e_remedies", "e2e_why"];
+const LONGEST: [&str; 7] = [
+    "e2e_book",
+    "e2e_cluster",
+    "e2e_life",
+    "e2e_swarm",
+    "e2e_callbacks",
+    "e2e_remedies",
+    "e2e_why",
+];
 
 /// End-to-end tests without any engine.
 const WITHOUT_ENGINE: [&str; 1] = ["e2e_kernel"];

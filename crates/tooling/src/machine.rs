@@ -14,7 +14,7 @@ const LONG_TESTS_PROGRAMS: [(&str, &str); 2] =
     [("/usr/bin/mmdebstrap", "mmdebstrap"), ("/usr/sbin/mke2fs", "e2fsprogs")];
 
 /// Programs that the lab runs, each with its package.
-const PROGRAMS: [(&str, &str); 35] = [
+const PROGRAMS: [(&str, &str); 40] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/docker", "docker.io"),
     ("/usr/bin/containerd", "containerd"),
@@ -53,6 +53,12 @@ const PROGRAMS: [(&str, &str); 35] = [
     ("/usr/bin/ddsperf", "cyclonedds-tools"),
     ("/usr/bin/python3", "python3"),
     ("/usr/bin/cc", "gcc"),
+    // For the recipes of the book.
+    ("/usr/sbin/corosync", "corosync"),
+    ("/usr/bin/ffmpeg", "ffmpeg"),
+    ("/usr/sbin/bird", "bird2"),
+    ("/usr/bin/uftp", "uftp"),
+    ("/usr/bin/coap-client-notls", "libcoap3-bin"),
 ];
 
 /// Installs what a lab needs and prints what it does.
