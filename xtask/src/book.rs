@@ -1,16 +1,16 @@
 //! `cargo xtask book`: the book as HTML.
 
-use std::fs;
 use std::path::{Component, Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
 use shoutd_tooling::book::{self, PAGES};
 use shoutd_tooling::programs;
 use shoutd_tooling::terminal::{show_progress, show_verdict};
 
-/// The version of mdBook that is installed on demand.
-const MDBOOK: &str = "0.5.4";
+/// What is installed on demand, each with its version: mdBook, and what draws the book's diagrams.
+const TOOLS: [(&str, &str); 2] = [("mdbook", "0.5.4"), ("mdbook-mermaid", "0.17.1")];
 
 /// Where the repository's files are shown, for links that leave the book.
 const REPOSITORY: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/");
@@ -19,40 +19,54 @@ const REPOSITORY: &str = concat!(env!("CARGO_PKG_REPOSITORY"), "/blob/main/");
 ///
 /// # Errors
 ///
-/// Fails when mdBook cannot be installed, and when the book cannot be built.
+/// Fails when the tools cannot be installed, and when the book cannot be built.
 pub(crate) fn run() -> Result<ExitCode> {
     let target = book::root().join("target");
-    let mdbook = installed(&target.join("tools"))?;
+    let tools = target.join("tools");
+    for (name, version) in TOOLS {
+        install(&tools, name, version)?;
+    }
     let source = target.join("book");
     copy_pages(&source)?;
     show_progress("building the book");
-    let status = Command::new(mdbook)
-        .arg("build")
-        .arg(&source)
-        .args(["--dest-dir", "html"])
-        .status()
-        .context("run mdbook")?;
-    ensure!(status.success(), "mdbook failed, see above");
+    // Adds itself to the copy's book.toml.
+    run_tool(&tools, "mdbook-mermaid", &["install"], &source)?;
+    run_tool(&tools, "mdbook", &["build", "--dest-dir", "html"], &source)?;
     show_verdict(&format!("the book is in {}", source.join("html/index.html").display()));
     Ok(ExitCode::SUCCESS)
 }
 
-/// mdBook, which is installed unless this version is there.
-fn installed(tools: &Path) -> Result<PathBuf> {
-    let program = tools.join("bin/mdbook");
-    let version = Command::new(&program).arg("--version").output();
-    if version.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(MDBOOK)) {
-        return Ok(program);
+/// Installs a tool unless this version is there.
+fn install(tools: &Path, name: &str, version: &str) -> Result<()> {
+    let found = Command::new(tools.join("bin").join(name)).arg("--version").output();
+    if found.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains(version)) {
+        return Ok(());
     }
-    show_progress(&format!("installing mdbook {MDBOOK}, which takes some minutes"));
+    show_progress(&format!("installing {name} {version}, which takes some minutes"));
     let status = programs::cargo()
         .args(["install", "--locked", "--root"])
         .arg(tools)
-        .arg(format!("mdbook@{MDBOOK}"))
+        .arg(format!("{name}@{version}"))
         .status()
         .context("run cargo install")?;
-    ensure!(status.success(), "mdbook {MDBOOK} could not be installed, see above");
-    Ok(program)
+    ensure!(status.success(), "{name} {version} could not be installed, see above");
+    Ok(())
+}
+
+/// Runs a tool on the book in `source`. mdBook finds the others in the path.
+fn run_tool(tools: &Path, name: &str, arguments: &[&str], source: &Path) -> Result<()> {
+    let programs = tools.join("bin");
+    let path = env::var_os("PATH").unwrap_or_default();
+    let search = env::join_paths([programs.clone()].into_iter().chain(env::split_paths(&path)))
+        .context("the path of programs")?;
+    let status = Command::new(programs.join(name))
+        .args(arguments)
+        .arg(source)
+        .env("PATH", search)
+        .status()
+        .with_context(|| format!("run {name}"))?;
+    ensure!(status.success(), "{name} failed, see above");
+    Ok(())
 }
 
 /// Copies the book to `to`. Links that leave the book lead to the repository then.

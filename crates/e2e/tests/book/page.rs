@@ -1,6 +1,7 @@
 //! Runs the blocks of one page.
 
 use std::collections::BTreeMap;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -67,11 +68,10 @@ impl Running<'_> {
             Hosts::All => self.cluster.hosts(),
         };
         self.printed.clear();
+        if run.is_image {
+            return make_images(&hosts, text);
+        }
         for host in &hosts {
-            if run.is_image {
-                image::make(host, text)?;
-                continue;
-            }
             let text = self.filled_in(text)?;
             let script = format!("cd {DIRECTORY}\nset -e\n{text}");
             if let Some(name) = &run.background {
@@ -112,6 +112,16 @@ impl Running<'_> {
         }
         bail!("no host makes a token")
     }
+}
+
+/// Makes an image on all hosts at once.
+fn make_images(hosts: &[Host], text: &str) -> Result<()> {
+    thread::scope(|scope| {
+        let made: Vec<_> =
+            hosts.iter().map(|host| scope.spawn(|| image::make(host, text))).collect();
+        made.into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|_| bail!("a thread panicked")))
+    })
 }
 
 fn run_on(host: &Host, run: &Run, script: &str) -> Result<Output> {
