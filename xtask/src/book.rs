@@ -31,8 +31,9 @@ pub(crate) fn run() -> Result<ExitCode> {
     show_progress("building the book");
     // Adds itself to the copy's book.toml.
     run_tool(&tools, "mdbook-mermaid", &["install"], &source)?;
-    run_tool(&tools, "mdbook", &["build", "--dest-dir", "html"], &source)?;
-    show_verdict(&format!("the book is in {}", source.join("html/index.html").display()));
+    let html = source.join("html");
+    run_tool(&tools, "mdbook", &["build", "--dest-dir", &html.to_string_lossy()], &source)?;
+    show_verdict("the book is in target/book/html/index.html");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -87,7 +88,7 @@ fn copy_pages(to: &Path) -> Result<()> {
                 let text = fs::read_to_string(&file)
                     .with_context(|| format!("read {}", file.display()))?;
                 let directory = Path::new(PAGES).join(place.parent().unwrap_or(Path::new("")));
-                fs::write(&copy, with_repository_links(&text, &directory))
+                fs::write(&copy, without_words(&with_repository_links(&text, &directory)))
             } else {
                 fs::copy(&file, &copy).map(|_| ())
             }
@@ -115,6 +116,15 @@ fn with_repository_links(text: &str, directory: &Path) -> String {
     linked
 }
 
+/// The text without the words after a block's language, which are for the test.
+fn without_words(text: &str) -> String {
+    let plain = text.lines().map(|line| {
+        let info = line.trim_start().strip_prefix("```").and_then(|info| info.split_once(' '));
+        info.map_or(line, |(_, words)| line.get(..line.len() - words.len() - 1).unwrap_or(line))
+    });
+    plain.flat_map(|line| [line, "\n"]).collect()
+}
+
 fn without_dots(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {
@@ -129,6 +139,13 @@ fn without_dots(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn readers_do_not_see_words_for_the_test() {
+        let text = "```shell host=2\na b\n```\n\n   ```text output\n   x\n   ```\n";
+        let plain = "```shell\na b\n```\n\n   ```text\n   x\n   ```\n";
+        assert_eq!(without_words(text), plain);
+    }
 
     #[test]
     fn links_out_of_the_book_lead_to_the_repository() {
