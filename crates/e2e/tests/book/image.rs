@@ -30,8 +30,8 @@ files=$(mktemp)
         if [ -L "$file" ] || [ -f "$file" ] || [ -d "$file" ]; then echo "$file"; fi
     done > "$files"
 container=$(docker create "$BASE" true)
-tar --create --no-recursion --absolute-names --transform 'flags=rh;s,^/,,;s,^\(lib\|lib64\|bin\|sbin\)/,usr/\1/,' \
-    --files-from "$files" 2>/dev/null | docker cp - "$container:/"
+tar --create --no-recursion --absolute-names --files-from "$files" \
+    --transform 'flags=rh;s,^/,,;s,^\(lib\|lib64\|bin\|sbin\)/,usr/\1/,' 2>/dev/null | docker cp - "$container:/"
 docker commit "$container" "$image" >/dev/null
 docker rm "$container" >/dev/null
 rm "$files"

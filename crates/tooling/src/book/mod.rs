@@ -195,9 +195,34 @@ pub(crate) fn options() -> Options {
 mod tests {
     use super::*;
 
-    const TEXT: &str = "# A\n\n```shell\none\n```\n\n```text output\n1\n```\n\n1. x\n\n   ```shell \
-                        host=2 background=b\n   two\n   ```\n\n```text output=b\n2\n```\n\n```toml\n\
-                        a = 1\n```\n\n```shell untested=\"no such host\"\nthree\n```\n";
+    const TEXT: &str = "# A
+
+```shell
+one
+```
+
+```text output
+1
+```
+
+1. x
+
+   ```shell host=2 background=b
+   two
+   ```
+
+```text output=b
+2
+```
+
+```toml
+a = 1
+```
+
+```shell untested=\"no such host\"
+three
+```
+";
 
     #[test]
     fn blocks_are_read_in_order() {
