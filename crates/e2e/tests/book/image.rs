@@ -31,7 +31,8 @@ files=$(mktemp)
     done > "$files"
 container=$(docker create "$BASE" true)
 tar --create --no-recursion --absolute-names --files-from "$files" \
-    --transform 'flags=rh;s,^/,,;s,^\(lib\|lib64\|bin\|sbin\)/,usr/\1/,' 2>/dev/null | docker cp - "$container:/"
+    --transform 'flags=rh;s,^/,,;s,^\(lib\|lib64\|bin\|sbin\)/,usr/\1/,' 2>/dev/null |
+    docker cp - "$container:/"
 docker commit "$container" "$image" >/dev/null
 docker rm "$container" >/dev/null
 rm "$files"
