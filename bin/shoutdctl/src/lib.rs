@@ -16,6 +16,7 @@ mod config;
 mod container;
 mod control;
 mod dashboard;
+mod deploy;
 mod doctor;
 mod examples;
 mod manual;
@@ -63,6 +64,8 @@ struct Arguments {
 enum Command {
     /// Start shoutd in the background; returns once it serves Docker and is a cluster member
     Start(Start),
+    /// Install and start shoutd on all hosts of a cluster by ssh
+    Deploy(deploy::Deploy),
     /// Stop shoutd; containers stay connected
     Stop(stop::Stop),
     /// Show or create the token that lets hosts join the cluster
@@ -166,7 +169,8 @@ fn run(arguments: Arguments, matches: &ArgMatches) -> Result<ExitCode> {
         }
         _ => {}
     }
-    if !nix::unistd::geteuid().is_root() {
+    let is_elsewhere = matches!(arguments.command, Command::Deploy(_));
+    if !is_elsewhere && !nix::unistd::geteuid().is_root() {
         bail!("only root may talk to shoutd; run this with sudo");
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -181,6 +185,7 @@ fn run(arguments: Arguments, matches: &ArgMatches) -> Result<ExitCode> {
             Command::Doctor(doctor) => return doctor.run(directories).await,
             Command::Start(start) => start.run(configuration(matches)?).await,
             Command::Config(config) => config.run(directories, innermost(matches)).await,
+            Command::Deploy(deploy) => deploy.run().await,
             Command::Stop(stop) => stop.run(directories).await,
             Command::Token(token) => token.run(directories).await,
             Command::Approve(approve) => approve.run(directories).await,
