@@ -24,8 +24,8 @@ const FORBIDDEN: [(&str, &str); 2] = [
     ("config", "names this file itself; give it with --config or SHOUTD_CONFIG"),
 ];
 
-/// Reads the file. A missing one has no settings, unless it `must_exist`. `command` has all settings
-/// as options.
+/// Reads the file. A missing one has no settings, unless it `must_exist`. `command` has all
+/// settings as options.
 ///
 /// # Errors
 /// The file cannot be read, others than root can write it, it is not TOML, or a setting is unknown

@@ -1,6 +1,8 @@
 //! Errors at the start of shoutd: each shows one clear line and leaves nothing half made.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
+#[path = "bad_input/configuration.rs"]
+mod configuration;
 #[path = "bad_input/start.rs"]
 mod start;
 
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
         ("a token for a host that waits", start::late_token),
         ("a token in no list of processes", start::hidden_token),
         ("words that are almost commands and options", start::almost),
+        ("a configuration file, and what a running daemon takes of it", configuration::file),
         ("garbage on the plugin socket", garbage_for_plugin),
         ("garbage on the control socket and the peers' port", garbage_elsewhere),
         ("the daemon in the foreground", foreground),

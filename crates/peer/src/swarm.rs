@@ -1,8 +1,8 @@
 //! The identity of a node of a Docker Swarm, by which a host can join without a token.
 //!
 //! Docker keeps each node's certificate and key, and the certificate of the Swarm's authority, in
-//! `swarm/certificates` below its data directory (swarmkit, `ca/config.go`). A certificate names the
-//! node's id and its role, `swarm-manager` or `swarm-worker`, as DNS names (swarmkit,
+//! `swarm/certificates` below its data directory (swarmkit, `ca/config.go`). A certificate names
+//! the node's id and its role, `swarm-manager` or `swarm-worker`, as DNS names (swarmkit,
 //! `ca/certificates.go`). Node keys are ECDSA on P-256.
 //!
 //! Two hosts prove their nodes to each other by signatures of a [`Statement`], which binds them to
