@@ -280,6 +280,7 @@ mod tests {
         BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
         KeyPair, PKCS_ECDSA_P256_SHA256,
     };
+    use shoutd_fuzz::fuzz;
     use tempfile::TempDir;
 
     use super::*;
@@ -386,5 +387,18 @@ mod tests {
         assert!(read().to_string().contains("swarm-node.key"));
         fs::remove_file(&key).unwrap();
         assert!(matches!(read(), SwarmError::Unreadable { .. }));
+    }
+
+    #[test]
+    fn fuzz_swarm_proof() {
+        let (_files, manager) = Swarm::new().node("manager1", MANAGER);
+        let applicant = Statement::Applicant { host: fingerprint("a") };
+        fuzz("swarm_proof", env!("CARGO_MANIFEST_DIR"), |text| {
+            let proof =
+                serde_json::from_slice::<SwarmProof>(text).map_err(|error| error.to_string())?;
+            let checked = manager.check_node(&proof, &applicant, SystemTime::now());
+            assert!(checked.is_err(), "another authority signed it, or none");
+            checked.map_err(|error| error.to_string())
+        });
     }
 }
