@@ -15,6 +15,7 @@ mod boot;
 mod config;
 mod container;
 mod control;
+mod daemon_log;
 mod dashboard;
 mod deploy;
 mod doctor;

@@ -1,12 +1,10 @@
 //! `shoutdctl start`.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Seek, SeekFrom};
+use std::fs;
 use std::net::SocketAddr;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -20,6 +18,7 @@ use tokio::time::{Instant, sleep};
 use crate::boot::{Installed, Systemd};
 use crate::container;
 use crate::control::{self, ControlError};
+use crate::daemon_log::Log;
 use crate::stop::terminate;
 use crate::token::{invitation, private_invitation};
 use crate::waiting::Waiting;
@@ -42,9 +41,6 @@ const ELECTION_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// How long a host without a token waits for approval.
 const APPROVAL_TIME_MAX: Duration = Duration::from_secs(600);
-
-/// A log larger than this, in octets, is rotated at the next start. One rotated log is kept.
-const LOG_BYTES_MAX: u64 = 16 << 20;
 
 /// Start shoutd in the background.
 #[derive(Debug, Args)]
@@ -312,7 +308,7 @@ impl Starting {
         let program = daemon_program();
         let mut command = Command::new(&program);
         command.args(self.configuration.command_line()).current_dir("/");
-        command.stdin(Stdio::null()).stdout(log.file.try_clone()?).stderr(log.file.try_clone()?);
+        command.stdin(Stdio::null()).stdout(log.handle()?).stderr(log.handle()?);
         // Not as an argument, which every user of the host can read.
         if let Some(token) = token {
             command.env(TOKEN_VARIABLE, token);
@@ -456,66 +452,11 @@ async fn warn_without_leader(directories: &Directories) -> Result<()> {
 fn check_alive(child: &mut Child, log: &Log) -> Result<()> {
     match child.try_wait()? {
         None => Ok(()),
-        Some(status) => Err(anyhow!(
-            log.last_error()
-                .unwrap_or_else(|| format!("shoutd ended ({status}); see {}", log.path.display()))
-        )),
-    }
-}
-
-/// The daemon's log.
-struct Log {
-    path: PathBuf,
-    file: File,
-    /// Length of the log before this start.
-    start: u64,
-}
-
-impl Log {
-    fn open(path: &Path) -> Result<Self> {
-        Self::try_open(path).with_context(|| format!("cannot open the log file {}", path.display()))
-    }
-
-    fn try_open(path: &Path) -> io::Result<Self> {
-        if fs::metadata(path).is_ok_and(|metadata| metadata.len() > LOG_BYTES_MAX) {
-            fs::rename(path, path.with_extension("log.1"))?;
-        }
-        let file = OpenOptions::new().create(true).append(true).mode(0o640).open(path)?;
-        let start = file.metadata()?.len();
-        Ok(Self { path: path.to_owned(), file, start })
-    }
-
-    /// The line in which the daemon logged why it ended.
-    fn last_error(&self) -> Option<String> {
-        let mut file = File::open(&self.path).ok()?;
-        file.seek(SeekFrom::Start(self.start)).ok()?;
-        let mut text = String::new();
-        file.take(1 << 20).read_to_string(&mut text).ok()?;
-        text.lines().rev().find_map(error_in)
-    }
-}
-
-/// Why the daemon ended, if this is the line of its log that says so.
-fn error_in(line: &str) -> Option<String> {
-    if let Some(text) = line.strip_prefix("shoutd: ") {
-        return Some(text.to_owned());
-    }
-    let object: serde_json::Value = serde_json::from_str(line).ok()?;
-    let is_end = object["target"] == "shoutd" && object["level"] == "ERROR";
-    object["fields"]["message"].as_str().filter(|_| is_end).map(str::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_error_is_found_in_either_format_of_the_log() {
-        let json = r#"{"level":"ERROR","fields":{"message":"no room"},"target":"shoutd"}"#;
-        assert_eq!(error_in(json).as_deref(), Some("no room"));
-        assert_eq!(error_in("shoutd: no room").as_deref(), Some("no room"));
-        for other in ["INFO shoutd: no room", &json.replace("ERROR", "INFO"), "{}", ""] {
-            assert_eq!(error_in(other), None, "{other}");
+        Some(status) => {
+            Err(anyhow!(log.last_error().unwrap_or_else(|| format!(
+                "shoutd ended ({status}); see {}",
+                log.path().display()
+            ))))
         }
     }
 }
