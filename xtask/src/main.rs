@@ -1,10 +1,11 @@
 //! The project's commands for newcomers and developers: `cargo xtask demo`, `test`, `fuzz`, `sim`,
-//! `bench`, `book`, `package` and `lab`.
+//! `bench`, `book`, `package`, `release` and `lab`.
 
 mod book;
 mod demo;
 mod fuzz;
 mod lab;
+mod release;
 mod sim;
 mod test;
 
@@ -57,6 +58,8 @@ enum Command {
     Bench(bench::Options),
     /// Make the packages: for Debian and RPM, a Python wheel, archives and a container image.
     Package(package::Options),
+    /// Check and make everything of a release, and publish nothing.
+    Release(release::Options),
     /// Build the book into target/book/html. The first time this installs mdBook in target/tools,
     /// which takes some minutes.
     Book,
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Package(options) => package::run(&options),
         Command::Book => book::run(),
+        Command::Release(options) => release::run(&options),
         Command::BenchHelper(command) => bench::helper::run(&command),
     };
     result.unwrap_or_else(|error| {
