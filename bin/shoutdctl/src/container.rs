@@ -44,8 +44,9 @@ const CAPABILITIES: [&str; 7] = [
     "DAC_OVERRIDE",
 ];
 
-/// The engine's usual confinement of containers, which the daemon cannot work in: mount(2), setns(2)
-/// and `/proc/sys` are forbidden there. Where the host has no AppArmor or SELinux, nothing happens.
+/// The engine's usual confinement of containers, which the daemon cannot work in: mount(2),
+/// setns(2) and `/proc/sys` are forbidden there. Where the host has no AppArmor or SELinux, nothing
+/// happens.
 const CONFINEMENT: [&str; 4] =
     ["seccomp=unconfined", "apparmor=unconfined", "label=disable", "systempaths=unconfined"];
 

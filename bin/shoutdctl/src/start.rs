@@ -221,8 +221,8 @@ impl Starting {
             Installed::Unchanged => {}
             Installed::Foreign => {
                 println!(
-                    "this host's administrator wrote or masked shoutd.service; it is left alone, and \
-                     must start shoutd at boot"
+                    "this host's administrator wrote or masked shoutd.service; it is left alone, \
+                     and must start shoutd at boot"
                 );
                 return Ok(None);
             }

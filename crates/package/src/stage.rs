@@ -32,7 +32,7 @@ const FILES: [(&str, &str); 5] = [
 const DOCUMENTATION: [&str; 1] = ["docs"];
 
 /// Documents of [`DOCUMENTATION`] that are for developers only.
-const DEVELOPERS: [&str; 4] = ["adr", "design", "benchmarks", "packaging.md"];
+const DEVELOPERS: [&str; 5] = ["adr", "design", "benchmarks", "packaging.md", "release.md"];
 
 /// The filled directory.
 #[derive(Debug)]

@@ -52,7 +52,9 @@ pub fn unit(program: &Path, configuration: &Configuration) -> Result<String> {
         let run_dir = configuration.directories.run_dir.as_os_str();
         write!(reload, " --run-dir {}", quote(run_dir)?)?;
     }
-    let lines = PACKAGED.lines().map(|line| match line.split_once('=') {
+    // There may be no manual pages.
+    let lines = PACKAGED.lines().filter(|line| !line.starts_with("Documentation="));
+    let lines = lines.map(|line| match line.split_once('=') {
         Some(("ExecStart", _)) => format!("ExecStart={start}\n"),
         Some(("ExecReload", _)) => format!("ExecReload={reload}\n"),
         _ => format!("{line}\n"),
@@ -102,14 +104,15 @@ mod tests {
     #[test]
     fn systemd_accepts_the_unit() {
         let directory = tempfile::tempdir().unwrap();
-        let program = directory.path().join("100% shoutd");
-        fs::write(&program, "#!/bin/sh\n").unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let [plain, program, _] = ["shoutd", "100% shoutd", "shoutdctl"].map(|name| {
+            let program = directory.path().join(name);
+            fs::write(&program, "#!/bin/sh\n").unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+            program
+        });
         let path = directory.path().join(UNIT);
         let odd = configuration(&["--data-dir", "/var/lib/a b/%n;\"$HOME\"\\x"]);
-        for (program, configuration) in
-            [(Path::new("/bin/true"), configuration(&[])), (&program, odd)]
-        {
+        for (program, configuration) in [(&plain, configuration(&[])), (&program, odd)] {
             let text = unit(program, &configuration).unwrap();
             fs::write(&path, text).unwrap();
             let verified =

@@ -36,7 +36,8 @@ pub struct EngineInfo {
     pub swarm_active: bool,
     /// The host's node in a Swarm; `None` if it is not in one.
     pub swarm_node: Option<SwarmNode>,
-    /// The address at which the other nodes of its Swarm reach this host; `None` outside of a Swarm.
+    /// The address at which the other nodes of its Swarm reach this host; `None` outside of a
+    /// Swarm.
     pub swarm_address: Option<IpAddr>,
     /// The addresses of the Swarm's managers, this host among them if it is one.
     pub swarm_managers: Vec<IpAddr>,

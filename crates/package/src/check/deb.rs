@@ -26,9 +26,11 @@ const FILES: [&str; 9] = [
 ];
 
 /// The unit that shoutdctl wrote when shoutd was installed from an archive.
-const WRITTEN_UNIT: &str = "# Written by `shoutdctl start`, and removed by `shoutdctl stop --leave`.\n\
-                            [Service]\nExecStart=\"/opt/my programs/shoutd\" --replication=flood \
-                            --data-dir /var/lib/shoutd\n";
+const WRITTEN_UNIT: &str = "\
+# Written by `shoutdctl start`, and removed by `shoutdctl stop --leave`.
+[Service]
+ExecStart=\"/opt/my programs/shoutd\" --replication=flood --data-dir /var/lib/shoutd
+";
 
 /// Runs lintian: an error fails, and the user sees the warnings.
 pub fn lintian(project: &Project, packages: &Path) -> Result<()> {
