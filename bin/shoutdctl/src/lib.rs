@@ -64,7 +64,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start shoutd in the background; returns once it serves Docker and is a cluster member
-    Start(Start),
+    Start(Box<Start>),
     /// Install and start shoutd on all hosts of a cluster by ssh
     Deploy(deploy::Deploy),
     /// Stop shoutd; containers stay connected

@@ -216,15 +216,17 @@ impl SwarmIdentity {
         let usage = KeyUsage::client_auth();
         certificate
             .verify_for_usage(&ALGORITHMS, &anchors, intermediates, now, usage, None, None)
-            .map_err(untrusted)?;
+            .map_err(|error| untrusted(&error))?;
         for name in [proof.node.as_str()].iter().chain(roles) {
             let server = ServerName::try_from(*name).map_err(malformed)?;
-            certificate.verify_is_valid_for_subject_name(&server).map_err(untrusted)?;
+            certificate
+                .verify_is_valid_for_subject_name(&server)
+                .map_err(|error| untrusted(&error))?;
         }
         let signature = hex::decode(&proof.signature).ok_or_else(|| malformed("the signature"))?;
         certificate
             .verify_signature(webpki::ring::ECDSA_P256_SHA256, &statement.octets(), &signature)
-            .map_err(untrusted)
+            .map_err(|error| untrusted(&error))
     }
 }
 
@@ -248,7 +250,7 @@ fn malformed(error: impl std::fmt::Display) -> SwarmError {
     SwarmError::Malformed(format!("the proof of a Swarm node is malformed: {error}"))
 }
 
-fn untrusted(error: webpki::Error) -> SwarmError {
+fn untrusted(error: &webpki::Error) -> SwarmError {
     SwarmError::Untrusted(format!("{error:?}"))
 }
 

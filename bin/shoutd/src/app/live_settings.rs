@@ -89,7 +89,7 @@ impl LiveSettings {
             match name.as_str() {
                 "log" => self.log.set(&new.start.log),
                 "tunnel-probes" => {
-                    _ = self.probes.send_replace(new.start.tunnel_probes != Some(Switch::Off))
+                    self.probes.send_replace(new.start.tunnel_probes != Some(Switch::Off));
                 }
                 "metrics-address" => {
                     self.metrics_address

@@ -257,7 +257,7 @@ impl Enrollment {
             certificate,
             authority: authority.certificate().clone(),
             seal_key: credentials.seal_key().clone(),
-            swarm,
+            swarm: swarm.map(Box::new),
         })
     }
 }

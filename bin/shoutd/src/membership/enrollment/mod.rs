@@ -131,7 +131,7 @@ impl Applicant {
             match client.call::<_, Answer>(*peer, ENROLL, &request, DEADLINE).await {
                 Ok(Answer::Certified { certificate, authority, seal_key, swarm: proof }) => {
                     if token.is_none() {
-                        self.check_manager(proof.as_ref(), &authority)
+                        self.check_manager(proof.as_deref(), &authority)
                             .with_context(|| format!("{peer} may not let this host join"))?;
                     }
                     self.keep(token, certificate, authority, seal_key)

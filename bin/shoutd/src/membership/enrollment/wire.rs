@@ -40,7 +40,7 @@ pub enum Answer {
         seal_key: SealKey,
         /// If the Swarm's node was accepted: the proof that a manager of the same Swarm did it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        swarm: Option<SwarmProof>,
+        swarm: Option<Box<SwarmProof>>,
     },
     /// The host needs an administrator's approval.
     Waiting {
