@@ -27,7 +27,7 @@ const KEPT: CapabilitySet = CapabilitySet::NET_ADMIN
     .union(CapabilitySet::SYS_PTRACE)
     .union(CapabilitySet::DAC_OVERRIDE);
 
-/// Drops all capabilities but those of [`KEPT`], also for programs that this process becomes
+/// Drops all capabilities but those in `KEPT`, also for programs that this process becomes
 /// (execve(2)). Call it before any thread starts: capabilities are a thread's.
 ///
 /// # Errors
