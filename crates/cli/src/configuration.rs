@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
@@ -30,7 +30,8 @@ const POSITIONAL: &str = "advertise-address";
 /// The token, which is not shown.
 const TOKEN: &str = "token";
 
-/// Settings of which a start has only one. One of a higher layer hides all of a lower layer.
+/// Groups of mutually exclusive settings. A value in one layer hides the whole group in all lower
+/// layers.
 const EXCLUSIVE: [&[&str]; 2] = [&[POSITIONAL, "advertise-interface"], &[TOKEN, "token-file"]];
 
 /// Similarity (Jaro-Winkler) from which a name is taken for a misspelt one.
@@ -190,7 +191,11 @@ fn given(command: &Command, matches: &ArgMatches) -> Values {
             continue;
         }
         let raw = matches.get_raw(id).into_iter().flatten();
-        let value = raw.collect::<Vec<_>>().join(OsStr::new(","));
+        let mut value = raw.collect::<Vec<_>>().join(OsStr::new(","));
+        if name(argument) == CONFIG {
+            // The daemon runs in another directory. An empty path stays, and is refused when read.
+            value = path::absolute(&value).map_or(value, OsString::from);
+        }
         values.insert(name(argument), value);
     }
     values
@@ -366,6 +371,14 @@ mod tests {
             all.command_line_without(&["advertise-address", "peer-addresses"]),
             ["--data-dir=/x"]
         );
+    }
+
+    #[test]
+    fn a_file_is_passed_on_with_its_full_path() {
+        let own = env::current_dir().unwrap();
+        let values =
+            given(&settings(), &settings().get_matches_from(["shoutd", "--config=x.toml"]));
+        assert_eq!(values[CONFIG], own.join("x.toml").into_os_string());
     }
 
     #[test]
