@@ -226,7 +226,7 @@ fn quote(text: &Path) -> String {
     format!("'{}'", text.display().to_string().replace('\'', "'\\''"))
 }
 
-/// Runs a script on a host, and returns what it printed.
+/// Runs a script on a host and returns its standard output.
 async fn ssh(host: &str, script: &str, input: Option<&[u8]>) -> Result<String> {
     let mut command = Command::new("ssh");
     command.args(["-o", "BatchMode=yes", "-o", &format!("ConnectTimeout={CONNECT_SECONDS}")]);

@@ -134,7 +134,7 @@ enum Command {
     Doctor(doctor::Doctor),
 }
 
-/// The program: reads the command line, does what it says, and returns the exit code.
+/// Entry point: parses the command line, runs the command and returns the exit code.
 #[must_use]
 pub fn main() -> ExitCode {
     // An error is one line on stderr: what is wrong, with what, and what to do.

@@ -106,7 +106,7 @@ pub fn changes(running: &[Setting], read: &[Setting]) -> Reloaded {
 const ONCE: [&str; 3] = ["peer-addresses", "token", "token-file"];
 
 impl Setting {
-    /// Whether nothing sets it now, so that the daemon goes on with what it remembers.
+    /// Whether no layer sets it now: the daemon then keeps the remembered value.
     fn layer_is_remembered(&self, old: &Self) -> bool {
         old.layer == Layer::LastStart && self.layer == Layer::Default
     }

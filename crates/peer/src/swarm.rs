@@ -76,7 +76,7 @@ pub enum SwarmError {
     Untrusted(String),
 }
 
-/// What a node signs, and for whom.
+/// A statement that a node signs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Statement {
     /// "The host with this key, which asks to join, is on my node."

@@ -153,7 +153,8 @@ impl Enrollment {
         if !self.swarm.is_open {
             return None;
         }
-        let info = self.swarm.engine.engine_info().await.ok()?;
+        let info = self.swarm.engine.engine_info().await;
+        let info = info.inspect_err(|error| warn!("cannot ask for the Swarm: {error}")).ok()?;
         info.managed_swarm()?;
         let identity = swarm_node::identity(&info);
         identity.inspect_err(|error| warn!("cannot let nodes of the Swarm join: {error:#}")).ok()?
