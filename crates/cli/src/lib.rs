@@ -6,6 +6,7 @@ mod file_layer;
 #[cfg(test)]
 mod fuzz;
 mod hide;
+mod last_start;
 mod log;
 mod refuse;
 
@@ -16,6 +17,7 @@ use clap::{Args, Parser, ValueEnum};
 pub use configuration::{Configuration, ConfigurationError};
 pub use file::{TOKEN_FILE_BYTES_MAX, read_at_most};
 pub use hide::hide_token;
+pub use last_start::{LastStart, LastStartError};
 pub use log::LogFilter;
 pub use refuse::refuse;
 use shoutd_core::address::parse_address;

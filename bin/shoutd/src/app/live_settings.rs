@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context, Result};
 use clap::ArgMatches;
 use parking_lot::Mutex;
-use shoutd_cli::{Configuration, Switch};
-use shoutd_core::configuration::{Layer, Reloaded, Setting, changes};
+use shoutd_cli::{Configuration, LastStart, Switch};
+use shoutd_core::configuration::{Reloaded, Setting, changes};
 use shoutd_core::metrics_address::MetricsAddress;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::app::log::Log;
-use crate::app::settings::Settings;
 
 /// The settings, and what follows those that change.
 #[derive(Debug)]
@@ -42,23 +41,8 @@ impl LiveSettings {
     }
 
     /// Adds what the daemon remembers, where nothing else sets it.
-    pub(super) fn remember(&self, remembered: &Settings) {
-        let address = remembered.rule().setting();
-        let peers: Vec<_> = remembered.peer_addresses.iter().map(ToString::to_string).collect();
-        let mut current = self.current.lock();
-        let is_set = |name: &str| {
-            current.iter().any(|setting| setting.name == name && setting.layer != Layer::Default)
-        };
-        let has_address = is_set("advertise-address") || is_set("advertise-interface");
-        let address = Some(address).filter(|_| !has_address);
-        let peers = Some(("peer-addresses", peers.join(",")))
-            .filter(|(name, value)| !is_set(name) && !value.is_empty());
-        for (name, value) in address.into_iter().chain(peers) {
-            if let Some(setting) = current.iter_mut().find(|setting| setting.name == name) {
-                *setting =
-                    Setting { value: Some(value), layer: Layer::LastStart, ..setting.clone() };
-            }
-        }
+    pub(super) fn remember(&self, remembered: &LastStart) {
+        remembered.overlay(&mut self.current.lock());
     }
 
     /// The settings, and where each comes from.

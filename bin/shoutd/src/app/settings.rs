@@ -1,36 +1,13 @@
-//! The settings of the last start, which `shoutdctl start` without arguments uses again.
+//! The settings of a start: what it is told, what the last one was told, and what a Swarm tells.
 
-use std::fmt::Display;
-use std::fs::{self, File};
-use std::io::{self, ErrorKind, Write};
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 
-use anyhow::{Context, Error, Result, anyhow, bail};
-use serde::{Deserialize, Serialize};
-use shoutd_cli::{StartArguments, read_at_most};
-use shoutd_core::address::check_address;
-use shoutd_core::limits::{HOSTS_MAX, PORT};
+use anyhow::{Error, Result, bail};
+use shoutd_cli::{LastStart, StartArguments};
+use shoutd_core::limits::PORT;
 use shoutd_core::own_address::{AddressChoice, AddressRule};
-use shoutd_core::view::START_FILE;
 
 use crate::membership::swarm_node::SwarmStart;
-
-/// Size limit of the file, in octets: [`HOSTS_MAX`] peers, each an IPv6 address on its own line,
-/// need less.
-const FILE_BYTES_MAX: u64 = 128 << 10;
-
-/// The remembered settings.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
-    /// The address at which peers reach this host.
-    pub advertise_address: SocketAddr,
-    /// How it is found; `None` if it is fixed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub advertise_by: Option<AddressRule>,
-    /// Members of the cluster to join (`--peer-addresses`).
-    pub peer_addresses: Vec<SocketAddr>,
-}
 
 /// The settings of this start before the host's address is known, compared with the last start's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +25,7 @@ pub struct Wanted {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resolved {
     /// The settings of this start.
-    pub settings: Settings,
+    pub settings: LastStart,
     /// The address at the last start, if it was different.
     pub moved_from: Option<SocketAddr>,
 }
@@ -60,9 +37,9 @@ impl Wanted {
     /// # Errors
     /// The settings of the last start cannot be read, or there is no address.
     pub fn read(arguments: &StartArguments, swarm: Option<&SwarmStart>) -> Result<Self> {
-        let remembered = Settings::load(&arguments.data_dir)?;
+        let remembered = LastStart::load(&arguments.data_dir)?;
         let before = remembered.as_ref().map(|remembered| remembered.advertise_address);
-        let rule_before = remembered.as_ref().map(Settings::rule);
+        let rule_before = remembered.as_ref().map(LastStart::rule);
         let in_swarm =
             || swarm.map(|swarm| AddressRule::Address(SocketAddr::new(swarm.address, PORT)));
         let Some(rule) = arguments.address_rule().or(rule_before.clone()).or_else(in_swarm) else {
@@ -104,7 +81,7 @@ impl Wanted {
             // One command line may serve every host.
             peer_addresses.retain(|peer| *peer != own);
         }
-        let settings = Settings { advertise_address: own, advertise_by, peer_addresses };
+        let settings = LastStart { advertise_address: own, advertise_by, peer_addresses };
         settings.check().map_err(Error::msg)?;
         Ok(Resolved { settings, moved_from: self.before.filter(|before| *before != own) })
     }
@@ -112,101 +89,18 @@ impl Wanted {
 
 /// Whether this start is told nothing, so that only a Swarm can tell the address.
 pub fn needs_swarm(arguments: &StartArguments) -> Result<bool> {
-    let is_first = Settings::load(&arguments.data_dir)?.is_none();
+    let is_first = LastStart::load(&arguments.data_dir)?.is_none();
     Ok(is_first && arguments.address_rule().is_none())
-}
-
-impl Settings {
-    /// How the advertise address is found.
-    pub fn rule(&self) -> AddressRule {
-        self.advertise_by.clone().unwrap_or(AddressRule::Address(self.advertise_address))
-    }
-
-    fn load(directory: &Path) -> Result<Option<Self>> {
-        let path = directory.join(START_FILE);
-        let text = match read_at_most(&path, FILE_BYTES_MAX) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) if error.kind() == ErrorKind::InvalidData => {
-                return Err(damaged(&path, &error));
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
-        };
-        Self::parse(&text).map(Some).map_err(|reason| damaged(&path, &reason))
-    }
-
-    /// Parses the file of [`Settings::save`], with the same checks as the command line.
-    fn parse(text: &[u8]) -> Result<Self, String> {
-        let settings: Self = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-        settings.check().map(|()| settings)
-    }
-
-    fn check(&self) -> Result<(), String> {
-        let own = self.advertise_address;
-        for address in self.peer_addresses.iter().chain([&own]) {
-            check_address(address).map_err(|error| error.to_string())?;
-        }
-        if self.peer_addresses.contains(&own) {
-            return Err(format!(
-                "{own} is this host's own address; --peer-addresses names other hosts"
-            ));
-        }
-        if let Some(other) = self.peer_addresses.iter().find(|peer| peer.is_ipv4() != own.is_ipv4())
-        {
-            return Err(format!(
-                "{other} and {own} are not of the same address family; give all hosts of a \
-                 cluster IPv4 addresses, or all IPv6 addresses"
-            ));
-        }
-        if self.peer_addresses.len() > HOSTS_MAX {
-            return Err(format!(
-                "{} peers are more than the {HOSTS_MAX} that a cluster may have",
-                self.peer_addresses.len()
-            ));
-        }
-        Ok(())
-    }
-
-    /// Saves this host's address, and keeps the peers that are already saved.
-    pub fn save_address(&self, directory: &Path) -> Result<()> {
-        let mut peers = Self::load(directory)?.map_or_else(Vec::new, |known| known.peer_addresses);
-        peers.retain(|peer| *peer != self.advertise_address);
-        Self { peer_addresses: peers, ..self.clone() }.save(directory)
-    }
-
-    /// Saves the settings atomically.
-    pub fn save(&self, directory: &Path) -> Result<()> {
-        // Do not write unchanged settings, so that a restart works even if the disk is full.
-        if Self::load(directory).is_ok_and(|known| known.as_ref() == Some(self)) {
-            return Ok(());
-        }
-        self.replace(directory)
-            .with_context(|| format!("cannot write {}", directory.join(START_FILE).display()))
-    }
-
-    /// Replaces the file atomically.
-    fn replace(&self, directory: &Path) -> io::Result<()> {
-        let temporary = directory.join(format!("{START_FILE}.new"));
-        let mut file = File::create(&temporary)?;
-        file.write_all(&serde_json::to_vec_pretty(self)?)?;
-        file.sync_all()?;
-        fs::rename(&temporary, directory.join(START_FILE))?;
-        File::open(directory)?.sync_all()
-    }
-}
-
-fn damaged(path: &Path, reason: &dyn Display) -> Error {
-    anyhow!("{} is damaged: {reason}; remove it and give the address again", path.display())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::path::Path;
     use std::time::SystemTime;
 
     use clap::{Args, Command, FromArgMatches};
-    use shoutd_fuzz::fuzz;
+    use shoutd_core::view::START_FILE;
 
     use super::*;
 
@@ -229,9 +123,9 @@ mod tests {
         wanted.at(address.ip())
     }
 
-    fn settings(address: &str, peers: &[&str]) -> Settings {
+    fn settings(address: &str, peers: &[&str]) -> LastStart {
         let peers = peers.iter().map(|peer| peer.parse().unwrap());
-        Settings {
+        LastStart {
             advertise_address: address.parse().unwrap(),
             advertise_by: None,
             peer_addresses: peers.collect(),
@@ -241,17 +135,6 @@ mod tests {
     /// When the settings were last written.
     fn written(directory: &Path) -> SystemTime {
         fs::metadata(directory.join(START_FILE)).unwrap().modified().unwrap()
-    }
-
-    /// An address in the longest form.
-    fn peer(number: u32) -> SocketAddr {
-        format!("[2001:db8:aaaa:bbbb:cccc:dddd:eeee:{number:x}]:65535").parse().unwrap()
-    }
-
-    /// A file with one peer.
-    fn file(address: &str, peer: &str) -> Vec<u8> {
-        format!(r#"{{"advertise_address": "{address}", "peer_addresses": ["{peer}"]}}"#)
-            .into_bytes()
     }
 
     #[test]
@@ -314,71 +197,5 @@ mod tests {
         let network = wanted(directory, &["10.0.0.0/24"]);
         assert_eq!(network.choice.rule.to_string(), "network 10.0.0.0/24");
         assert!(!network.is_remembered);
-    }
-
-    #[test]
-    fn a_file_with_the_maximum_number_of_peers_can_be_read() {
-        let directory = tempfile::tempdir().unwrap();
-        let full = Settings {
-            advertise_address: "[2001:db8::1]:7789".parse().unwrap(),
-            advertise_by: None,
-            peer_addresses: (0x1000..).map(peer).take(HOSTS_MAX).collect(),
-        };
-        full.save(directory.path()).unwrap();
-        assert_eq!(Settings::load(directory.path()).unwrap(), Some(full.clone()));
-        let more =
-            Settings { peer_addresses: [full.peer_addresses, vec![peer(1)]].concat(), ..full };
-        more.save(directory.path()).unwrap();
-        let error = Settings::load(directory.path()).unwrap_err().to_string();
-        assert!(error.contains("1001 peers are more than the 1000"), "{error}");
-    }
-
-    #[test]
-    fn an_invalid_file_is_an_error_of_one_line_that_names_it_and_says_what_to_do() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join(START_FILE);
-        let large = vec![b' '; usize::try_from(FILE_BYTES_MAX).unwrap() + 1];
-        for (text, reason) in [
-            (Vec::new(), "EOF"),
-            (b"\xff\xfe".to_vec(), "expected value"),
-            ([br#"{"x": "#.as_slice(), &[b'['; 100_000]].concat(), "EOF"),
-            (br#"{"advertise_address": "10.0.0.1:7789"}"#.to_vec(), "peer_addresses"),
-            (file("10.0.0.1", "10.0.0.2:7789"), "socket address"),
-            (file("0.0.0.0:7789", "10.0.0.2:7789"), "0.0.0.0:7789 is the unspecified address"),
-            (file("10.0.0.1:7789", "224.0.0.1:7789"), "224.0.0.1:7789 is a multicast address"),
-            (file("10.0.0.1:7789", "10.0.0.2:0"), "10.0.0.2:0 is an address with port 0"),
-            (file("10.0.0.1:7789", "10.0.0.1:7789"), "own address"),
-            (large, "larger than 131072 octets"),
-        ] {
-            fs::write(&path, &text).unwrap();
-            let error = format!("{:#}", resolve(directory.path(), &["10.0.0.9"]).unwrap_err());
-            assert!(error.contains(reason), "{error}");
-            assert!(error.starts_with(&format!("{} is damaged: ", path.display())), "{error}");
-            assert!(
-                error.ends_with("; remove it and give the address again") && !error.contains('\n'),
-                "{error}"
-            );
-        }
-        fs::remove_file(&path).unwrap();
-        fs::create_dir(&path).unwrap();
-        let error = format!("{:#}", Settings::load(directory.path()).unwrap_err());
-        assert!(error.contains("it is not a file"), "{error}");
-        fs::remove_dir(&path).unwrap();
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-        let error = format!("{:#}", Settings::load(directory.path()).unwrap_err());
-        assert!(error.contains("it is not a file"), "{error}");
-    }
-
-    #[test]
-    fn fuzz_start_file() {
-        fuzz("start_file", env!("CARGO_MANIFEST_DIR"), |text| {
-            let settings = Settings::parse(text);
-            if let Ok(settings) = &settings {
-                let written = serde_json::to_vec_pretty(settings).unwrap();
-                assert_eq!(Settings::parse(&written).as_ref(), Ok(settings));
-                assert!(settings.peer_addresses.len() <= HOSTS_MAX);
-            }
-            settings
-        });
     }
 }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use shoutd_cli::LastStart;
 use shoutd_consensus::{Consensus, JoinError};
 use shoutd_core::ClusterId;
 use shoutd_core::cluster::Command;
@@ -17,7 +18,6 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use crate::api::views::HELLO;
-use crate::app::settings::Settings;
 use crate::membership::enrollment::{Applicant, Enrolled};
 
 /// Pause between two rounds of asking the peers.
@@ -41,7 +41,7 @@ pub struct Formation {
     /// Enrollment of this host.
     pub applicant: Applicant,
     /// The settings of this start.
-    pub settings: Settings,
+    pub settings: LastStart,
     /// The address at the last start, if it was different.
     pub moved_from: Option<SocketAddr>,
     /// Whether this host may found the cluster of its Swarm.
@@ -105,7 +105,7 @@ impl Formation {
         // On a new host only now, so that the next start does not use peers that never answered.
         match self.settings.save(data_directory) {
             // A member has saved its address above, or has logged why it could not.
-            Err(error) if !self.is_member() => Err(error),
+            Err(error) if !self.is_member() => Err(error.into()),
             _ => Ok(()),
         }
     }
