@@ -18,6 +18,7 @@ pub mod doctor;
 pub mod driver;
 pub mod events;
 pub mod explain;
+pub mod founding;
 pub mod health;
 pub mod host_view;
 pub mod id;

@@ -3,14 +3,15 @@
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use parking_lot::Mutex;
 use shoutd_cli::{Configuration, StartArguments, Switch};
 use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Store, remedy};
 use shoutd_core::HostId;
+use shoutd_core::founding::SwarmRounds;
 use shoutd_core::own_address::AddressChoice;
 use shoutd_core::swarm;
 use shoutd_core::view::Membership;
@@ -229,8 +230,10 @@ impl Daemon {
             },
             settings: self.resolved.settings.clone(),
             moved_from: self.resolved.moved_from,
-            swarm_manager: self.swarm.as_ref().is_some_and(|swarm| swarm.is_manager),
-            alone: AtomicU32::new(0),
+            rounds: Mutex::new(SwarmRounds::new(
+                self.resolved.settings.advertise_address,
+                self.swarm.as_ref().is_some_and(|swarm| swarm.is_manager),
+            )),
             peers: self.peers.clone(),
             membership,
         }

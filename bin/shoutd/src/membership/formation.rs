@@ -3,14 +3,15 @@
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use parking_lot::Mutex;
 use shoutd_cli::LastStart;
 use shoutd_consensus::{Consensus, JoinError};
 use shoutd_core::ClusterId;
 use shoutd_core::cluster::Command;
+use shoutd_core::founding::{SwarmRounds, is_lowest};
 use shoutd_core::limits::AGREEMENT_DEADLINE;
 use shoutd_core::view::Membership;
 use shoutd_peer::{Authority, Client, Prepared, SealKey};
@@ -22,10 +23,6 @@ use crate::membership::enrollment::{Applicant, Enrolled};
 
 /// Pause between two rounds of asking the peers.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// Rounds in which no manager of the Swarm belonged to a cluster, before this one founds it. Hosts
-/// that are started at the same moment see each other from the second round on.
-const ROUNDS_ALONE: u32 = 4;
 
 /// Deadline of one round.
 const ROUND: Duration = Duration::from_secs(15);
@@ -44,10 +41,8 @@ pub struct Formation {
     pub settings: LastStart,
     /// The address at the last start, if it was different.
     pub moved_from: Option<SocketAddr>,
-    /// Whether this host may found the cluster of its Swarm.
-    pub swarm_manager: bool,
-    /// How many times in a row no peer belonged to a cluster.
-    pub alone: AtomicU32,
+    /// What this host saw of the managers of its Swarm.
+    pub rounds: Mutex<SwarmRounds>,
     /// Client of the other members.
     pub peers: Client,
     /// Publishes the progress.
@@ -184,15 +179,12 @@ impl Formation {
                         return Ok(Attempt::Later(Membership::AwaitingApproval { host, cluster }));
                     }
                     Enrolled::NotYet(why) => {
-                        self.alone.store(0, Ordering::Relaxed);
+                        self.rounds.lock().found_some();
                         return Ok(later(&why));
                     }
                     Enrolled::Nobody { idle, why } => {
-                        let rounds = self.alone.fetch_add(1, Ordering::Relaxed) + 1;
-                        if rounds < ROUNDS_ALONE || !self.founds_for_swarm(&idle) {
-                            return Ok(later(&why));
-                        }
-                        return self.found().await;
+                        let founds = self.rounds.lock().found_none(&idle);
+                        return if founds { self.found().await } else { Ok(later(&why)) };
                     }
                 },
             }
@@ -216,18 +208,7 @@ impl Formation {
     /// address does.
     fn is_founder(&self) -> bool {
         let is_prepared = self.applicant.prepared().is_ok_and(|prepared| prepared.is_some());
-        is_prepared
-            && self
-                .settings
-                .peer_addresses
-                .iter()
-                .all(|peer| self.settings.advertise_address < *peer)
-    }
-
-    /// Whether this host founds the cluster of its Swarm: of the managers on which shoutd runs, the
-    /// one with the lowest address does.
-    fn founds_for_swarm(&self, idle: &[SocketAddr]) -> bool {
-        self.swarm_manager && idle.iter().all(|peer| self.settings.advertise_address < *peer)
+        is_prepared && is_lowest(self.settings.advertise_address, &self.settings.peer_addresses)
     }
 
     /// Founds a cluster at the first start; later continues with it.
