@@ -5,6 +5,7 @@ mod first_words;
 mod loss;
 mod memberships;
 mod moves;
+mod programs;
 mod resources;
 mod takeover;
 
@@ -23,7 +24,7 @@ use super::{Found, Options};
 type Part = fn(&Ends, bool) -> Result<Vec<Finding>>;
 
 /// The parts in order; those that disturb the cluster come last.
-const PARTS: [(&str, Part); 11] = [
+const PARTS: [(&str, Part); 12] = [
     ("memory and processor at rest", resources::at_rest),
     ("docker run", docker_run::measure),
     ("first words", first_words::measure),
@@ -35,6 +36,7 @@ const PARTS: [(&str, Part); 11] = [
     ("address moves: gratuitous ARP", moves::measure),
     ("loss", loss::measure),
     ("100 networks and 10,000 groups", resources::with_many),
+    ("programs: size and start", programs::measure),
 ];
 
 /// The parts that take minutes.
