@@ -99,6 +99,8 @@ fn make(project: &Project, products: &[Product], output: &Path) -> Result<()> {
         fs::remove_dir_all(output).with_context(|| format!("remove {}", output.display()))?;
     }
     fs::create_dir_all(output).with_context(|| format!("make {}", output.display()))?;
+    // The mark of a directory of packages, also if what follows fails.
+    files::write(&output.join(CHECKSUMS), b"")?;
     let programs = Programs::build(project)?;
     let stage = Stage::fill(project, &programs)?;
     for product in products {
@@ -122,9 +124,9 @@ fn make(project: &Project, products: &[Product], output: &Path) -> Result<()> {
 
 fn write_checksums(output: &Path) -> Result<()> {
     let mut text = String::new();
-    for path in files::list(output)? {
+    for path in files::list(output)?.iter().filter(|path| !path.ends_with(CHECKSUMS)) {
         let name = path.strip_prefix(output)?.display();
-        text.push_str(&format!("{}  {name}\n", checksum(&path)?));
+        text.push_str(&format!("{}  {name}\n", checksum(path)?));
     }
     files::write(&output.join(CHECKSUMS), text.as_bytes())
 }
