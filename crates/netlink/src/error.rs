@@ -52,6 +52,13 @@ pub enum Fault {
         /// The limit.
         most: usize,
     },
+    /// There are more of these than we are willing to read or write.
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// The limit.
+        most: usize,
+    },
     /// The answer cannot be parsed.
     Malformed(&'static str),
 }
@@ -93,6 +100,7 @@ impl fmt::Display for Fault {
                      removed"
                 )
             }
+            Self::TooMany { what, most } => write!(f, "more than {most} {what}"),
             Self::Malformed(what) => write!(f, "unexpected answer from the kernel: {what}"),
         }
     }

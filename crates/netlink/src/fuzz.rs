@@ -1,10 +1,13 @@
 //! Fuzzing of the parsers of kernel messages and queries. The corpora are messages of real kernels.
 
+use std::collections::BTreeSet;
+
 use shoutd_fuzz::fuzz;
 
 use crate::nftables::{Family, TableName};
 use crate::wire::Frames;
-use crate::{address, fdb, ip_route, joins, link, monitor, nftables, query, socket, statistics};
+use crate::{address, fdb, generic, ip_route, joins, link, monitor, nftables, query, socket};
+use crate::{statistics, wireguard};
 
 /// Passes each datagram to every parser: none may rely on getting only its own kind of message.
 #[test]
@@ -48,6 +51,29 @@ fn fuzz_netlink() {
             )
         });
         frames.collect::<Vec<_>>()
+    });
+}
+
+/// Answers about WireGuard devices, several messages each, and about the family.
+#[test]
+fn fuzz_wireguard() {
+    fuzz("wireguard", env!("CARGO_MANIFEST_DIR"), |datagrams| {
+        let (mut dump, mut family) = (wireguard::Dump::default(), None);
+        for frame in Frames(datagrams) {
+            dump.add(&frame);
+            family = family.or(generic::parse(&frame));
+        }
+        let device = dump.finish().map_err(|fault| fault.to_string());
+        device.map(|device| {
+            let peers = device.peers.values();
+            let kinds = peers.map(|peer| {
+                let has_time = peer.last_handshake.is_some();
+                let is_ipv6 = peer.endpoint.map(|endpoint| endpoint.is_ipv6());
+                (has_time, is_ipv6, peer.preshared_key.is_some(), peer.allowed_ips.len().min(3))
+            });
+            let keys = (device.private_key.is_some(), device.public_key.is_some());
+            (family.is_some(), keys, kinds.collect::<BTreeSet<_>>())
+        })
     });
 }
 

@@ -7,6 +7,7 @@
 //! * [`IgmpMldFilter`], [`GroupFilter`], [`UnderlayFilter`] and [`WayOutFilter`] are nf_tables
 //!   filters.
 //! * [`EventCopies`] is an nf_tables rule that sends clones.
+//! * [`wireguard`] is the kernel's WireGuard: its devices, their keys and peers.
 //! * [`Monitor`] reports that something changed.
 //! * [`Namespace`] and [`NamedNamespaces`] are the network namespaces in which all of them work.
 //!
@@ -27,6 +28,7 @@ mod filter_counts;
 #[cfg(test)]
 mod fuzz;
 mod gateway_rules;
+mod generic;
 mod group_filter;
 mod group_querier;
 mod igmp_mld_filter;
@@ -57,6 +59,7 @@ mod veth;
 mod vxlan;
 mod way_out;
 mod wire;
+pub mod wireguard;
 
 pub use address::Address;
 pub use bridge::{BridgeSettings, QuerierState};

@@ -69,6 +69,8 @@ pub enum Kind {
     Vxlan(VxlanSettings),
     /// One end of a veth.
     Veth,
+    /// A WireGuard device.
+    Wireguard,
     /// Another kind, by its name in the kernel.
     Other(String),
     /// A device without a kind: loopback, and devices of hardware drivers.
@@ -237,6 +239,7 @@ fn parse_kind(information: Attributes<'_>) -> Kind {
         "bridge" => Kind::Bridge(BridgeSettings::parse(data)),
         "vxlan" => Kind::Vxlan(VxlanSettings::parse(data)),
         "veth" => Kind::Veth,
+        "wireguard" => Kind::Wireguard,
         _ => Kind::Other(name),
     }
 }

@@ -10,7 +10,7 @@ use nix::libc;
 use crate::error::{Error, Fault};
 use crate::route::Route;
 use crate::socket::flag;
-use crate::wire::{Attribute, Attributes, Frame, Message, family_octet};
+use crate::wire::{Attribute, Attributes, Frame, Message, NESTED, family_octet};
 
 // include/uapi/linux/rtnetlink.h
 pub(crate) const RTM_NEWMDB: u16 = 84;
@@ -45,8 +45,6 @@ const ATTR_DST: u16 = 5;
 const ATTR_VNI: u16 = 7;
 const SOURCES_ENTRY: u16 = 1;
 const SOURCE_ADDRESS: u16 = 1;
-/// `NLA_F_NESTED`.
-const NESTED: u16 = 0x8000;
 /// `MCAST_INCLUDE` (include/uapi/linux/in.h).
 const INCLUDE: u8 = 1;
 const ETHERTYPE_IPV4: u16 = 0x0800;

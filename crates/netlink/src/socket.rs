@@ -11,6 +11,7 @@ use nix::sys::socket::{
     send, setsockopt, socket, sockopt,
 };
 use nix::sys::time::TimeVal;
+use zeroize::Zeroize;
 
 use crate::error::Fault;
 use crate::namespace::Namespace;
@@ -38,6 +39,7 @@ const BUFFER: usize = 64 * 1024;
 pub(crate) enum Protocol {
     Route,
     Netfilter,
+    Generic,
 }
 
 /// A socket in one namespace. It is opened on demand and can be closed in between: a host can have
@@ -62,6 +64,7 @@ pub(crate) fn open_here(protocol: Protocol, flags: SockFlag) -> Result<OwnedFd, 
     let protocol = match protocol {
         Protocol::Route => SockProtocol::NetlinkRoute,
         Protocol::Netfilter => SockProtocol::NetlinkNetFilter,
+        Protocol::Generic => SockProtocol::NetlinkGeneric,
     };
     let fd =
         socket(AddressFamily::Netlink, SockType::Raw, flags | SockFlag::SOCK_CLOEXEC, protocol)?;
@@ -146,6 +149,19 @@ impl Socket {
     /// Sends a request and waits for its acknowledgement.
     pub(crate) fn call(&mut self, message: &Message) -> Result<(), Fault> {
         self.get(message, |_| {})
+    }
+
+    /// Sends a request that has secrets, without a copy of it, and waits for its acknowledgement.
+    pub(crate) fn call_secret(&mut self, message: &mut Message) -> Result<(), Fault> {
+        self.begin()?;
+        let sequence = self.next_sequence();
+        self.send(message.finish_in_place(flag(libc::NLM_F_REQUEST | libc::NLM_F_ACK), sequence))?;
+        self.receive(sequence..=sequence, sequence, |_| true).map(drop)
+    }
+
+    /// Overwrites with zeros what the kernel answered: for answers with secrets.
+    pub(crate) fn wipe(&mut self) {
+        self.buffer.zeroize();
     }
 
     /// Sends a request and passes on the answers that precede the acknowledgement.

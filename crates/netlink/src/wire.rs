@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use nix::libc;
+use zeroize::Zeroize;
 
 /// Octets of `struct nlmsghdr`.
 const HEADER: usize = 16;
@@ -14,6 +15,9 @@ const ATTRIBUTE_HEADER: usize = 4;
 pub(crate) const LINK_HEADER: usize = 16;
 /// Masks the flags of an attribute's type: nested, and network byte order.
 const ATTRIBUTE_TYPE_MASK: u16 = 0x3fff;
+/// `NLA_F_NESTED`. Newer families refuse nested attributes without it (`nla_parse_nested`), older
+/// ones, such as nf_tables, do not (`nla_parse_nested_deprecated`).
+pub(crate) const NESTED: u16 = 0x8000;
 
 const fn aligned(length: usize) -> usize {
     (length + 3) & !3
@@ -28,7 +32,19 @@ pub(crate) struct Message {
 impl Message {
     /// A message of type `kind` with the fixed header of its family.
     pub(crate) fn new(kind: u16, flags: u16, family_header: &[u8]) -> Self {
-        let mut bytes = vec![0; HEADER];
+        Self::with_capacity(kind, flags, family_header, HEADER + family_header.len())
+    }
+
+    /// As [`Message::new`]. While the message has at most `capacity` octets they are never moved,
+    /// which would leave a copy behind that [`Message::wipe`] does not know.
+    pub(crate) fn with_capacity(
+        kind: u16,
+        flags: u16,
+        family_header: &[u8],
+        capacity: usize,
+    ) -> Self {
+        let mut bytes = Vec::with_capacity(capacity.max(HEADER));
+        bytes.resize(HEADER, 0);
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
         bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
         let mut message = Self { bytes };
@@ -63,6 +79,11 @@ impl Message {
 
     /// Adds an attribute of four octets that the kernel reads as a signed number.
     pub(crate) fn i32(&mut self, kind: u16, value: i32) {
+        self.bytes(kind, &value.to_ne_bytes());
+    }
+
+    /// Adds an attribute of two octets.
+    pub(crate) fn u16(&mut self, kind: u16, value: u16) {
         self.bytes(kind, &value.to_ne_bytes());
     }
 
@@ -108,13 +129,25 @@ impl Message {
 
     /// The octets to send, with `more_flags` added and the sequence number set.
     pub(crate) fn finish(&self, more_flags: u16, sequence: u32) -> Vec<u8> {
-        let mut bytes = self.bytes.clone();
+        let mut copy = self.clone();
+        copy.finish_in_place(more_flags, sequence);
+        copy.bytes
+    }
+
+    /// As [`Message::finish`], without a copy: for messages with secrets.
+    pub(crate) fn finish_in_place(&mut self, more_flags: u16, sequence: u32) -> &[u8] {
+        let bytes = &mut self.bytes;
         let length = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
         let flags = u16::from_ne_bytes([bytes[6], bytes[7]]) | more_flags;
         bytes[0..4].copy_from_slice(&length.to_ne_bytes());
         bytes[6..8].copy_from_slice(&flags.to_ne_bytes());
         bytes[8..12].copy_from_slice(&sequence.to_ne_bytes());
         bytes
+    }
+
+    /// Overwrites the octets with zeros and forgets them. The message cannot be sent any more.
+    pub(crate) fn wipe(&mut self) {
+        self.bytes.zeroize();
     }
 }
 
@@ -170,6 +203,12 @@ impl<'a> Iterator for Frames<'a> {
 pub(crate) struct Attributes<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Attributes<'a> {
+    /// Whether none is truncated.
+    pub(crate) fn are_whole(mut self) -> bool {
+        while self.next().is_some() {}
+        self.0.is_empty()
+    }
+
     /// The first attribute of this type.
     pub(crate) fn find(mut self, kind: u16) -> Option<Attribute<'a>> {
         Iterator::find(&mut self, |attribute| attribute.kind == kind)
@@ -196,12 +235,16 @@ pub(crate) struct Attribute<'a> {
 }
 
 impl<'a> Attribute<'a> {
-    fn array<const N: usize>(self) -> Option<[u8; N]> {
+    pub(crate) fn array<const N: usize>(self) -> Option<[u8; N]> {
         self.value.try_into().ok()
     }
 
     pub(crate) fn u8(self) -> Option<u8> {
         self.array().map(u8::from_ne_bytes)
+    }
+
+    pub(crate) fn u16(self) -> Option<u16> {
+        self.array().map(u16::from_ne_bytes)
     }
 
     pub(crate) fn u64(self) -> Option<u64> {

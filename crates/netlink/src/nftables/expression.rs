@@ -1,7 +1,7 @@
 //! The steps of rules.
 
-use super::{DATA_VALUE, EXPRESSION_DATA, EXPRESSION_NAME, NESTED, NF_ACCEPT};
-use crate::wire::Message;
+use super::{DATA_VALUE, EXPRESSION_DATA, EXPRESSION_NAME, NF_ACCEPT};
+use crate::wire::{Message, NESTED};
 
 const DATA_VERDICT: u16 = 2;
 const NF_DROP: u32 = 0;

@@ -18,7 +18,7 @@ use nix::libc;
 pub(crate) use transaction::{commit, delete_table, empty_table};
 
 use crate::socket::flag;
-use crate::wire::Message;
+use crate::wire::{Message, NESTED};
 
 /// Octets of `struct nfgenmsg`.
 pub(crate) const HEADER: usize = 4;
@@ -285,7 +285,3 @@ pub(crate) fn new_rule(
     message.bytes(RULE_USERDATA, userdata.as_bytes());
     message
 }
-
-/// `NLA_F_NESTED`, as libmnl sets it. nf_tables reads nested attributes without it too
-/// (`nla_parse_nested_deprecated`).
-const NESTED: u16 = 0x8000;
