@@ -1,5 +1,6 @@
-//! The data plane on a real kernel 6.1, which has no VXLAN MDB: it replicates multicast by the
-//! groups' MAC addresses.
+//! Debian 12's kernel 6.1 in a virtual machine. It has no VXLAN MDB, so the data plane replicates
+//! multicast by the groups' MAC addresses. It has WireGuard, which the machine's kernel may not
+//! have.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
 use std::env;
@@ -24,12 +25,20 @@ const TESTS: [&str; 11] = [
     "tiers::groups_of_one_mac_address_go_to_the_hosts_that_listen_to_any",
 ];
 
+/// The tests of `crates/netlink/tests/wireguard.rs`.
+const WIREGUARD_TESTS: [&str; 4] = [
+    "the_kernel_derives_the_public_key",
+    "hosts_reach_each_other_while_their_preshared_keys_agree",
+    "a_vxlan_device_in_a_third_namespace_sends_through_the_tunnel",
+    "a_thousand_peers_are_set_read_and_removed",
+];
+
 /// Which tier it has, and that it has interfaces of VLANs.
 const ENVIRONMENT: [(&str, &str); 2] = [("SHOUTD_TIER", "multicast-fdb"), ("SHOUTD_VLANS", "yes")];
 
 #[test]
 fn multicast_reaches_the_members_hosts_on_a_kernel_without_vxlan_mdb() {
-    let program = test_program();
+    let program = test_program("linux");
     let shown = run_on_older_kernel(&program, &TESTS, &ENVIRONMENT).unwrap();
     println!("{shown}");
     assert!(shown.contains("kernel 6.1."), "which kernel was it? {shown}");
@@ -38,15 +47,26 @@ fn multicast_reaches_the_members_hosts_on_a_kernel_without_vxlan_mdb() {
     }
 }
 
-/// Builds the real-kernel tests of the data plane. It builds the whole workspace: for their package
-/// alone, dependencies have fewer features and would be built again.
-fn test_program() -> PathBuf {
+#[test]
+fn hosts_reach_each_other_by_wireguard() {
+    let program = test_program("wireguard");
+    let shown =
+        run_on_older_kernel(&program, &WIREGUARD_TESTS, &[("SHOUTD_WIREGUARD", "yes")]).unwrap();
+    println!("{shown}");
+    for test in WIREGUARD_TESTS {
+        assert!(shown.contains(&format!("test {test} ... ok")), "{test} failed:\n{shown}");
+    }
+}
+
+/// Builds a test program that needs a real kernel. It builds for the whole workspace: for the
+/// program's package alone, dependencies have fewer features and would be built again.
+fn test_program(name: &str) -> PathBuf {
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["test", "--workspace", "--test", "linux", "--no-run", "--message-format=json"];
+    let arguments = ["test", "--workspace", "--test", name, "--no-run", "--message-format=json"];
     let output = Command::new(cargo).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let messages = String::from_utf8(output.stdout).unwrap();
     let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut programs = messages.filter(|message| message["target"]["name"] == "linux");
+    let mut programs = messages.filter(|message| message["target"]["name"] == name);
     programs.find_map(|message| message["executable"].as_str().map(PathBuf::from)).unwrap()
 }

@@ -20,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(600);
 
 /// Kernel modules that the data plane needs in Debian, and any implementation of `crc32c`, which
 /// they need without declaring it.
-const MODULES: [&str; 12] = [
+const MODULES: [&str; 13] = [
     "crc32c_generic",
     "bridge",
     "veth",
@@ -33,6 +33,7 @@ const MODULES: [&str; 12] = [
     "nft_masq",
     "nft_ct",
     "8021q",
+    "wireguard",
 ];
 
 /// Programs that the tests run.
@@ -54,7 +55,9 @@ pub fn run_on_older_kernel(
     environment: &[(&str, &str)],
 ) -> Result<String> {
     let root = debian::bookworms_kernel()?;
-    let work = build_directory()?.join(format!("guest-{}", std::process::id()));
+    let name = program.file_name().and_then(|name| name.to_str()).context("a file name")?;
+    // Tests of one process run at the same time.
+    let work = build_directory()?.join(format!("guest-{}-{name}", std::process::id()));
     fs::create_dir_all(&work).with_context(|| format!("make {}", work.display()))?;
     let shown = pack(&root, program, tests, environment, &work)
         .and_then(|image| boot(&root, &image, &work));
