@@ -1,7 +1,8 @@
 //! `cargo xtask test`.
 
+use std::env;
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Instant;
@@ -22,6 +23,9 @@ const ENGINE: &str = "SHOUTD_LAB_ENGINE";
 
 /// The other engine in daily mixed tests.
 const OTHER_ENGINE: &str = "debian-13";
+
+/// The directory of the packages that long tests install.
+const PACKAGES: &str = "SHOUTD_PACKAGES";
 
 /// The newest engine of the lab.
 const NEWEST_ENGINE: &str = "debian-14";
@@ -80,11 +84,23 @@ pub(crate) fn run(long: bool, arguments: &[String]) -> Result<ExitCode> {
     if long { machine::prepare_for_long_tests() } else { machine::prepare() }?;
     programs::build()?;
     let passed = match (long, arguments) {
-        (true, _) => run_all(long_kinds()?)?,
-        (false, []) => run_all(kinds()?)?,
+        (true, _) => run_all(long_kinds()?, Some(&packages()?))?,
+        (false, []) => run_all(kinds()?, None)?,
         (false, arguments) => cargo_test(arguments)?,
     };
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Makes the packages that long tests install, or takes those that the user has named.
+fn packages() -> Result<PathBuf> {
+    if let Some(made) = env::var_os(PACKAGES) {
+        return Ok(PathBuf::from(made));
+    }
+    let output = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/..")).join("target/package-long");
+    let mut command = programs::cargo();
+    command.args(["xtask", "package", "archive", "deb", "wheel", "image", "--output"]).arg(&output);
+    ensure!(command.status().context("run cargo")?.success(), "the packages cannot be made");
+    Ok(output)
 }
 
 /// Runs the tests that need neither root nor an engine, without the simulated clusters.
@@ -178,7 +194,7 @@ fn lab_tests(prefix: &str) -> Result<Vec<String>> {
 }
 
 /// Runs everything, some kinds at a time; the output of a kind is shown when it is done.
-fn run_all(mut waiting: Vec<Kind>) -> Result<bool> {
+fn run_all(mut waiting: Vec<Kind>, packages: Option<&Path>) -> Result<bool> {
     let built = programs::cargo()
         .args(["test", "--workspace", "--no-run"])
         .status()
@@ -195,7 +211,7 @@ fn run_all(mut waiting: Vec<Kind>) -> Result<bool> {
                     // The lock is released before the test runs.
                     let next = waiting.lock().pop();
                     let Some(kind) = next else { break };
-                    let failure = run_kind(&kind, &logs).unwrap_or_else(|error| {
+                    let failure = run_kind(&kind, &logs, packages).unwrap_or_else(|error| {
                         show_verdict(&format!("FAILED  {}: {error:#}", kind.name));
                         Some(format!("{error:#}"))
                     });
@@ -214,7 +230,7 @@ fn run_all(mut waiting: Vec<Kind>) -> Result<bool> {
 }
 
 /// Runs tests, shows their output, and returns the failure lines, if any failed.
-fn run_kind(kind: &Kind, logs: &Path) -> Result<Option<String>> {
+fn run_kind(kind: &Kind, logs: &Path, packages: Option<&Path>) -> Result<Option<String>> {
     show_progress(&format!("testing: {}", kind.name));
     let begin = Instant::now();
     let path = logs.join(format!("{}.log", kind.name.replace(' ', "-")));
@@ -225,6 +241,9 @@ fn run_kind(kind: &Kind, logs: &Path) -> Result<Option<String>> {
     fuzz::briefly(&mut command);
     if let Some(engine) = kind.engine {
         command.env(ENGINE, engine);
+    }
+    if let Some(packages) = packages {
+        command.env(PACKAGES, packages);
     }
     let status = command.status().context("run cargo test")?;
     let shown = fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
-use shoutd_e2e::{Cluster, Network, SOON, Stream, one_on_each, run_checks};
+use shoutd_e2e::{Cluster, Container, Network, SOON, Stream, one_on_each, run_checks};
 use shoutd_lab::{Host, libraries, wait_until};
 use shoutd_package::image::Image;
 
@@ -80,6 +80,7 @@ fn life(cluster: &mut Cluster) -> Result<()> {
         }
     }
     Stream::default().send(&late[2], &late.iter().take(2).collect::<Vec<_>>(), 1)?;
+    power_failure(&hosts, &late)?;
     drop((late, containers));
     network.remove_on(&hosts[1])?;
 
@@ -101,6 +102,27 @@ fn life(cluster: &mut Cluster) -> Result<()> {
         ensure!(left.trim().is_empty(), "{} still has {left}", host.name());
     }
     Ok(())
+}
+
+/// The engine starts before its plugin, so it cannot attach containers that it starts at boot.
+fn power_failure(hosts: &[Host; 3], peers: &[Container]) -> Result<()> {
+    let [_, _, host] = hosts;
+    let back: Vec<_> = ["always", "unless-stopped"]
+        .map(|policy| Container::start(host, "foo", &[&format!("--restart={policy}")]))
+        .into_iter()
+        .collect::<Result<_>>()?;
+    let before = back.iter().map(|one| one.address("foo")).collect::<Result<Vec<_>>>()?;
+    host.power_off()?;
+    host.power_on()?;
+    await_serving(host)?;
+    for (one, before) in back.iter().zip(before) {
+        wait_until(&format!("{} to run again", one.name), SOON, || {
+            Ok((one.inspect("{{.State.Running}}")?.trim() == "true").then_some(()))
+        })?;
+        ensure!(one.address("foo")? == before, "{} has another address", one.name);
+    }
+    let [sender, _, _] = peers else { bail!("no containers") };
+    Stream::default().send(sender, &back.iter().collect::<Vec<_>>(), 1)
 }
 
 /// Starts shoutd in a container on each host, as a user does.

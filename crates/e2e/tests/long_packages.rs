@@ -1,11 +1,14 @@
 //! Hosts on which one way of installation replaces another, and a package's version another one,
 //! while containers receive a stream.
 
-use std::env;
-use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+#[path = "packages/mod.rs"]
+mod packages;
 
-use anyhow::{Context, Result, bail, ensure};
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail, ensure};
+use packages::Packages;
 use shoutd_e2e::{Cluster, Network, Stream, one_on_each, run_checks};
 use shoutd_lab::Host;
 
@@ -20,52 +23,8 @@ fn main() -> ExitCode {
     )
 }
 
-/// The packages.
-struct Packages {
-    archive: PathBuf,
-    deb: PathBuf,
-    newer_deb: PathBuf,
-    wheel: PathBuf,
-}
-
-impl Packages {
-    /// Makes them, as `cargo xtask package` does.
-    fn make() -> Result<Self> {
-        let root = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.."));
-        let directory = match env::var_os("SHOUTD_PACKAGES") {
-            Some(made) => PathBuf::from(made),
-            None => {
-                let output = root.join("target/package-long");
-                let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-                let mut command = Command::new(cargo);
-                command.current_dir(root).args(["xtask", "package", "archive", "deb", "wheel"]);
-                let status = command.arg("--output").arg(&output).status();
-                ensure!(status.context("run cargo")?.success(), "the packages cannot be made");
-                output
-            }
-        };
-        let entries = std::fs::read_dir(&directory)
-            .with_context(|| format!("list {}", directory.display()))?;
-        let files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
-        let find = |end: &str| {
-            let mut found = files.iter().filter(|path| path.to_string_lossy().ends_with(end));
-            found.next().cloned().with_context(|| format!("no package ends with {end}"))
-        };
-        let deb = find("_amd64.deb")?;
-        let newer_deb = directory.join("newer.deb");
-        // Newer by its version only.
-        let script = "set -e; rm -rf \"$2.d\"; dpkg-deb --raw-extract \"$1\" \"$2.d\"; sed -i \
-                      's/^Version: .*/&+test/' \"$2.d/DEBIAN/control\"; dpkg-deb --build -Zgzip \
-                      \"$2.d\" \"$2\" >&2; rm -r \"$2.d\"";
-        let status =
-            Command::new("sh").args(["-c", script, "sh"]).arg(&deb).arg(&newer_deb).status();
-        ensure!(status.context("run sh")?.success(), "the package cannot be made newer");
-        Ok(Self { archive: find("x86_64.tar.gz")?, deb, newer_deb, wheel: find(".whl")? })
-    }
-}
-
 fn ways(cluster: &mut Cluster) -> Result<()> {
-    let packages = Packages::make()?;
+    let packages = Packages::find()?;
     let hosts = cluster.three()?;
     for host in &hosts {
         host.sh(OWN_USR)?;
@@ -112,7 +71,9 @@ fn ways(cluster: &mut Cluster) -> Result<()> {
     drop(containers);
     network.remove_on(first)?;
     for host in hosts.iter().rev() {
-        host.sh("/run/venv/bin/shoutdctl stop --leave")?;
+        // The only host of a cluster cannot leave it.
+        let leave = if host.number() == 1 { "" } else { "--leave" };
+        host.sh(&format!("/run/venv/bin/shoutdctl stop {leave}"))?;
         host.sh("dpkg --purge shoutd && umount -l /usr && rm -r /run/venv /run/archive")?;
     }
     Ok(())

@@ -1,13 +1,17 @@
 //! Hosts as users have them: Debian 12 with its own kernel and Docker, and systemd, which runs
-//! shoutd, through reboots and power failures.
+//! shoutd, through reboots, power failures and changes of the way of installation.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
-use std::env;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+#[path = "packages/mod.rs"]
+mod packages;
+#[path = "systemd/ways.rs"]
+mod ways;
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use packages::Packages;
 use shoutd_lab::{VirtualHost, VirtualHosts, wait_until};
 
 /// How long anything may take: these hosts are ten times as slow as others.
@@ -21,9 +25,11 @@ type Check = fn([&VirtualHost; 2]) -> Result<()>;
 
 #[test]
 fn systemd_runs_shoutd_through_reboots_and_power_failures() {
-    let hosts = VirtualHosts::boot(&release()).unwrap();
+    let packages = Packages::find().unwrap();
+    let files = [&packages.archive, &packages.deb, &packages.newer_deb, &packages.image];
+    let hosts = VirtualHosts::boot(&files.map(PathBuf::as_path)).unwrap();
     let hosts = hosts.both().unwrap();
-    let checks: [(&str, Check); 6] = [
+    let checks: [(&str, Check); 9] = [
         ("the lines that users type, and systemd runs shoutd", install),
         ("a shoutd that is killed is started again", kill),
         ("Docker restarted", |[first, second]| {
@@ -41,7 +47,10 @@ fn systemd_runs_shoutd_through_reboots_and_power_failures() {
             }
             all_is_well(hosts)
         }),
+        ("the package replaces the archive, and goes to another version and back", ways::package),
         ("a host that was removed is left alone by systemd", remove),
+        ("shoutd in a container, and a reboot", ways::container),
+        ("nothing is left", ways::leave),
     ];
     for (name, check) in checks {
         let begin = std::time::Instant::now();
@@ -52,20 +61,15 @@ fn systemd_runs_shoutd_through_reboots_and_power_failures() {
     }
 }
 
-/// The directory of the programs, built with optimization. Others would be too slow there.
-fn release() -> PathBuf {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let target = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/optimized"));
-    let arguments = ["build", "--quiet", "--release", "--package", "shoutd"];
-    let status =
-        Command::new(cargo).args(arguments).arg("--target-dir").arg(target).status().unwrap();
-    assert!(status.success(), "the programs do not build");
-    target.join("release")
-}
-
 /// The first steps of the README.
 fn install(hosts: [&VirtualHost; 2]) -> Result<()> {
     let [first, second] = hosts;
+    for host in hosts {
+        host.sh(
+            "mkdir /root/archive && tar -xf /root/shoutd-*-x86_64.tar.gz --strip-components=1 -C \
+             /root/archive && install /root/archive/bin/* /usr/local/bin",
+        )?;
+    }
     let told = first.sh(&format!("shoutdctl start {} --timeout=200", first.address()))?;
     ensure!(told.contains("systemd now runs shoutd"), "{told}");
     let line = told
@@ -92,14 +96,17 @@ fn install(hosts: [&VirtualHost; 2]) -> Result<()> {
         );
     }
     first.sh("shoutdctl network create --subnet 10.9.0.0/24 foo")?;
-    for (host, (name, address)) in hosts.iter().zip(RECEIVERS) {
-        let run = format!(
-            "docker run --detach --restart=always --name={name} --ip={address} --network=foo \
-             debian"
-        );
-        host.sh(&format!("{run} iperf -s -u -B 224.1.1.1"))?;
+    for (host, receiver) in hosts.iter().zip(RECEIVERS) {
+        run_receiver(host, receiver)?;
     }
     all_is_well(hosts)
+}
+
+fn run_receiver(host: &VirtualHost, (name, address): (&str, &str)) -> Result<()> {
+    let run = format!(
+        "docker run --detach --restart=always --name={name} --ip={address} --network=foo debian"
+    );
+    host.sh(&format!("{run} iperf -s -u -B 224.1.1.1")).map(drop)
 }
 
 /// The last lines of shoutd and Docker.
@@ -124,29 +131,34 @@ fn all_is_well(hosts: [&VirtualHost; 2]) -> Result<()> {
         ))?;
         ensure!(has.trim() == address, "{name} has {has}");
         await_true(host, &format!("docker exec {name} grep -q 010101E0 /proc/net/igmp"))?;
-        await_true(host, "shoutdctl status && systemctl is-active shoutd docker")?;
+        await_true(host, "shoutdctl status && systemctl is-active docker")?;
     }
     for host in hosts {
         await_true(host, "shoutdctl groups | grep -q '224\\.1\\.1\\.1 .*host1.*host2'")?;
     }
     for sender in hosts {
-        let before: Vec<usize> = hosts
-            .iter()
-            .zip(RECEIVERS)
-            .map(|(host, (name, _))| whole_streams(host, name))
-            .collect::<Result<_>>()?;
-        sender
-            .sh("docker run --rm --network=foo debian iperf -u -c 224.1.1.1 -T 2 -t 3 -b 100K")?;
-        for ((host, (name, _)), before) in hosts.iter().zip(RECEIVERS).zip(before) {
-            wait_until(
-                &format!("{name} to have received a whole stream of {}", sender.address()),
-                SOON,
-                || Ok((whole_streams(host, name)? > before).then_some(())),
-            )
-            .with_context(|| {
-                host.sh(&format!("docker logs --tail=20 {name} 2>&1")).unwrap_or_default()
-            })?;
-        }
+        streams(sender, hosts)?;
+    }
+    Ok(())
+}
+
+/// Checks that every receiver receives a whole stream of this host.
+fn streams(sender: &VirtualHost, hosts: [&VirtualHost; 2]) -> Result<()> {
+    let before: Vec<usize> = hosts
+        .iter()
+        .zip(RECEIVERS)
+        .map(|(host, (name, _))| whole_streams(host, name))
+        .collect::<Result<_>>()?;
+    sender.sh("docker run --rm --network=foo debian iperf -u -c 224.1.1.1 -T 2 -t 3 -b 100K")?;
+    for ((host, (name, _)), before) in hosts.iter().zip(RECEIVERS).zip(before) {
+        wait_until(
+            &format!("{name} to have received a whole stream of {}", sender.address()),
+            SOON,
+            || Ok((whole_streams(host, name)? > before).then_some(())),
+        )
+        .with_context(|| {
+            host.sh(&format!("docker logs --tail=20 {name} 2>&1")).unwrap_or_default()
+        })?;
     }
     Ok(())
 }

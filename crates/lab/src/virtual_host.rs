@@ -42,18 +42,17 @@ pub struct VirtualHosts {
 }
 
 impl VirtualHosts {
-    /// Boots both, with `shoutd` and `shoutdctl` of the directory `programs` installed, an address
-    /// each, and the lab's image for containers.
+    /// Boots both, with an address each, the lab's image for containers, and `files` in `/root`.
     ///
     /// # Errors
     ///
     /// Fails when Debian cannot be installed on a disk, or a host does not boot in time.
-    pub fn boot(programs: &Path) -> Result<Self> {
+    pub fn boot(files: &[&Path]) -> Result<Self> {
         let system = debian::bookworms_system()?;
         let directory = build_directory()?.join(format!("virtual-{}", std::process::id()));
         fs::create_dir_all(&directory).with_context(|| format!("make {}", directory.display()))?;
         let mut hosts = Self { hosts: Vec::new(), directory };
-        let additions = hosts.additions(programs)?;
+        let additions = hosts.additions(files)?;
         for number in [1, 2] {
             let host = VirtualHost::power_on(number, &hosts.directory, &system, &additions)?;
             hosts.hosts.push(host);
@@ -82,14 +81,13 @@ impl VirtualHosts {
     }
 
     /// A disk with the files that are copied to the hosts.
-    fn additions(&self, programs: &Path) -> Result<PathBuf> {
+    fn additions(&self, files: &[&Path]) -> Result<PathBuf> {
         let (tree, disk) =
             (self.directory.join("additions"), self.directory.join("additions.disk"));
         fs::create_dir(&tree).with_context(|| format!("make {}", tree.display()))?;
-        for program in ["shoutd", "shoutdctl"] {
-            let built = programs.join(program);
-            fs::copy(&built, tree.join(program))
-                .with_context(|| format!("copy {}", built.display()))?;
+        for file in files {
+            let name = file.file_name().context("a file has no name")?;
+            fs::copy(file, tree.join(name)).with_context(|| format!("copy {}", file.display()))?;
         }
         image::build(&tree.join("image.tar"))?;
         let made = Command::new("mke2fs")
@@ -268,7 +266,7 @@ impl VirtualHost {
         self.sh("cat /proc/sys/kernel/random/boot_id")
     }
 
-    /// Sets the host up as an administrator does: name, address, programs.
+    /// Sets the host up as an administrator does: name, address, files.
     fn set_up(&self) -> Result<()> {
         let (number, address) = (self.number, self.address());
         self.sh(&format!(
@@ -276,8 +274,8 @@ impl VirtualHost {
             printf '[Match]\nName=eth0\n[Network]\nAddress={address}/24\nIPv6AcceptRA=no\n' > \
              /etc/systemd/network/cable.network
             networkctl reload
-            mount -o ro /dev/vdb /mnt; cp /mnt/shoutd /mnt/shoutdctl /usr/local/bin; docker import \
-             /mnt/image.tar {}; umount /mnt",
+            mount -o ro /dev/vdb /mnt; docker import /mnt/image.tar {}
+            find /mnt -type f ! -name image.tar -exec cp '{{}}' /root ';'; umount /mnt",
             image::IMAGE
         ))
         .map(drop)
