@@ -10,7 +10,9 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Result, anyhow, bail};
 use clap::{ArgMatches, CommandFactory};
-use shoutd_cli::{Configuration, DaemonArguments, EXIT_OTHER_RUNS, EXIT_REMOVED, LogFormat};
+use shoutd_cli::{
+    Configuration, DaemonArguments, EXIT_OTHER_RUNS, EXIT_REMOVED, LogFilter, LogFormat,
+};
 use shoutd_consensus::StoreError;
 use shoutd_core::configuration::Layer;
 use shoutd_daemon::app::daemon::{self, Ended, Removed};
@@ -19,6 +21,9 @@ use shoutd_daemon::app::log::Log;
 use shoutd_daemon::app::privileges;
 
 fn main() -> ExitCode {
+    if std::env::args_os().nth(1).is_some_and(|first| first == shoutd_tunnel::SUBCOMMAND) {
+        return wireguard();
+    }
     let matches = match DaemonArguments::command().try_get_matches() {
         Ok(matches) => matches,
         Err(error) => return shoutd_cli::refuse::<DaemonArguments>(&error),
@@ -57,6 +62,24 @@ fn main() -> ExitCode {
             report(&error, format);
             last_run::note_end(&run_directory, &format!("{error:#}"));
             exit_code(&error)
+        }
+    }
+}
+
+/// Runs WireGuard in user space, as a process of its own.
+fn wireguard() -> ExitCode {
+    if let Ok(filter) = "info,gotatun=warn".parse::<LogFilter>() {
+        drop(Log::begin(&filter, LogFormat::Text));
+    }
+    let arguments = shoutd_tunnel::Arguments::parse(std::env::args_os().skip(2));
+    let served = arguments.map_err(anyhow::Error::from).and_then(|arguments| {
+        Ok(shoutd_tunnel::serve(&arguments, shoutd_tunnel::Tuning::default())?)
+    });
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("shoutd {}: {error:#}", shoutd_tunnel::SUBCOMMAND);
+            ExitCode::FAILURE
         }
     }
 }

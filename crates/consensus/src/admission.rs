@@ -356,8 +356,9 @@ pub(crate) async fn admit(node: &Node, host: HostId, request: Join, until: Insta
     let Some(cluster) = node.cluster().id else {
         return Joined::NoCluster;
     };
-    if request.state < STATE_VERSION {
-        return Joined::Outdated { state: STATE_VERSION };
+    let state = node.cluster().state_version();
+    if request.state < state {
+        return Joined::Outdated { state };
     }
     // If this host was admitted a moment ago, or its leader was lost, it has a leader soon.
     let mut metrics = node.raft.metrics();

@@ -13,7 +13,7 @@ use serde_json::Value;
 use shoutd_core::cluster::{Admissions, Cluster};
 use shoutd_core::{ClusterId, HostId};
 
-use crate::logged::{disclose, enclose};
+use crate::logged::{Versioned, disclose, enclose};
 use crate::node::Node;
 
 /// The version of the file format. Raised with every change that an older build would misread.
@@ -53,6 +53,12 @@ pub struct BackupSummary {
 pub(crate) struct Content {
     pub epoch: u64,
     pub cluster: Cluster,
+}
+
+impl Versioned for Content {
+    fn version(&self) -> u32 {
+        self.cluster.version()
+    }
 }
 
 /// Why a backup cannot be made or read.

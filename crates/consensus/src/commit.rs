@@ -7,10 +7,13 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::node::Node;
 use crate::wire::Proposed;
-use crate::{ProposeError, obstacle};
+use crate::{ProposeError, obstacle, old_hosts};
 
 /// Commits a command if this host leads.
 pub(crate) async fn write_until(node: &Node, command: Command, until: Instant) -> Proposed {
+    if let Some(obstacle) = old_hosts::obstacle(node, &command, until).await {
+        return Proposed::Failed(obstacle);
+    }
     let deadline = until.saturating_duration_since(Instant::now());
     let written = timeout_at(until, async {
         tokio::select! {

@@ -30,6 +30,7 @@ mod node;
 mod notice;
 mod obstacle;
 mod offline;
+mod old_hosts;
 mod participation;
 mod peer_health;
 mod pre_vote;

@@ -7,12 +7,37 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value;
-use shoutd_core::cluster::Command;
+use shoutd_core::cluster::{Cluster, Command, STATE_WITH_ENCRYPTION};
 
-/// The version of commands and of agreed state that this build writes, and the newest that it
-/// supports. Raised with every command and every field of agreed state that an older build would
-/// not understand.
-pub const STATE_VERSION: u32 = 2;
+/// The newest version of commands and of agreed state that this build supports. Raised with every
+/// command and every field of agreed state that an older build would not understand. What is
+/// written carries the lowest version that supports it ([`Versioned`]), so that hosts of different
+/// versions go on together as long as nobody uses what is new.
+pub const STATE_VERSION: u32 = STATE_WITH_ENCRYPTION;
+
+/// Content with the lowest version that supports it.
+pub trait Versioned {
+    /// The version.
+    fn version(&self) -> u32;
+}
+
+impl Versioned for Command {
+    fn version(&self) -> u32 {
+        self.state_version()
+    }
+}
+
+impl Versioned for Cluster {
+    fn version(&self) -> u32 {
+        self.state_version()
+    }
+}
+
+impl<T: Versioned> Versioned for &T {
+    fn version(&self) -> u32 {
+        T::version(self)
+    }
+}
 
 /// A command of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,9 +79,9 @@ struct Envelope<T> {
     content: T,
 }
 
-/// Wraps content in the current version.
-pub fn enclose<T: Serialize>(content: T) -> impl Serialize {
-    Envelope { v: STATE_VERSION, content }
+/// Wraps content in the lowest version that supports it.
+pub fn enclose<T: Serialize + Versioned>(content: T) -> impl Serialize {
+    Envelope { v: content.version(), content }
 }
 
 /// Unwraps an envelope, if this build understands its content.

@@ -29,6 +29,12 @@ pub enum ProposeError {
     /// The leader runs an older version, which does not know the command.
     #[error("the leader {0} runs an older version of shoutd: upgrade it")]
     OldLeader(String),
+    /// Hosts do not support the command. The text names them.
+    #[error(
+        "{0}: what you ask for needs a version that every host has; upgrade shoutd there, or \
+         remove the host from the cluster"
+    )]
+    OldHosts(String),
     /// Consensus does not run on this host.
     #[error("consensus has stopped on this host")]
     Stopped,

@@ -19,7 +19,9 @@ use crate::node::Node;
 use crate::raft::{LogId, Types, Vote};
 use crate::removal_notice::RemovalNotice;
 use crate::wire::{self, Answer, Join, Joined, Message, Progress, Propose, Proposed, StatusAnswer};
-use crate::{admission, duplicate_identity, fork, pre_vote, propose, rollback_check};
+use crate::{
+    STATE_VERSION, admission, duplicate_identity, fork, pre_vote, propose, rollback_check,
+};
 
 type Reply<T> = Result<Json<Answer<T>>, Rejection>;
 
@@ -256,6 +258,7 @@ async fn status(
         status: node.status(),
         your_address: node.cluster().hosts.get(&caller.host).map(|host| host.address),
         your_progress: node.peer_health.progress_of(caller.host),
+        supports: STATE_VERSION,
     })))
 }
 

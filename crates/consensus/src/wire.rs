@@ -7,6 +7,7 @@ use shoutd_core::cluster::{Outcome, Refusal};
 use shoutd_core::{ClusterId, HostId};
 
 use crate::logged::Logged;
+use crate::old_hosts;
 use crate::propose_error::ProposeError;
 use crate::removal_notice::RemovalNotice;
 use crate::status::ConsensusStatus;
@@ -66,6 +67,13 @@ pub(crate) struct StatusAnswer {
     /// The furthest progress that the host knows of the caller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub your_progress: Option<Progress>,
+    /// The version of agreed state that the host supports. Those without encryption do not tell.
+    #[serde(default = "untold")]
+    pub supports: u32,
+}
+
+fn untold() -> u32 {
+    old_hosts::UNTOLD
 }
 
 /// The answer to a message, or a notice that the caller has left the cluster.

@@ -68,6 +68,10 @@ mod tests {
         assert!((0..9).all(|_| !higher.found_none(&[address(1)])));
     }
 
+    /// When a manager does something next, and what it saw when it asked: whether another is in a
+    /// cluster, and the others that run.
+    type Step = (u64, Option<(bool, Vec<SocketAddr>)>);
+
     /// One manager of a simulated Swarm.
     struct Manager {
         start: u64,
@@ -98,9 +102,7 @@ mod tests {
                     in_cluster: false,
                 })
                 .collect();
-            // When a manager does something next, and what it saw when it asked.
-            let mut next: Vec<(u64, Option<(bool, Vec<SocketAddr>)>)> =
-                starts.iter().map(|start| (*start, None)).collect();
+            let mut next: Vec<Step> = starts.iter().map(|start| (*start, None)).collect();
             let mut founded = 0;
             for step in 0..2_000 {
                 let Some(me) = (0..managers.len())

@@ -115,6 +115,11 @@ impl ClusterId {
     pub fn new(value: u128) -> Self {
         Self(value)
     }
+
+    /// The value.
+    pub fn get(self) -> u128 {
+        self.0
+    }
 }
 
 impl fmt::Display for ClusterId {

@@ -8,6 +8,9 @@ use std::time::Duration;
 /// other options. RFC 7348 allows any port.
 pub const PORT: u16 = 7789;
 
+/// UDP port of WireGuard, once a network is encrypted.
+pub const ENCRYPTION_PORT: u16 = 7792;
+
 /// TCP port at which a host serves its metrics, on loopback. It is outside of 9100 to 9999, which
 /// Prometheus assigns to exporters and which is full.
 pub const METRICS_PORT: u16 = 7790;

@@ -261,6 +261,9 @@ pub struct NetworkRow {
     pub options: BTreeMap<String, String>,
     /// Whether it is `--internal`.
     pub internal: bool,
+    /// Whether its traffic between hosts is encrypted.
+    #[serde(default)]
+    pub encrypted: bool,
     /// Whether it is a Docker Swarm network.
     #[serde(default)]
     pub swarm: bool,

@@ -92,7 +92,7 @@ mod tests {
 
     /// Two networks.
     fn desired() -> Desired {
-        let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 };
+        let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789, encrypted: false };
         let segment = Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep);
         Desired {
             segments: [7, 8].map(|number| (vni(number), segment.clone())).into(),

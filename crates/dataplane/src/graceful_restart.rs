@@ -63,7 +63,7 @@ mod tests {
     }
 
     fn desired(remotes: &[IpAddr], provisional: bool) -> Desired {
-        let vtep = Vtep { address: host(1), port: 7789 };
+        let vtep = Vtep { address: host(1), port: 7789, encrypted: false };
         let segment = Segment {
             remotes: remotes.iter().copied().collect(),
             replication: Arc::new(Replication { provisional, ..Replication::default() }),

@@ -43,6 +43,15 @@ pub enum KernelError {
     /// A setting in `/proc/sys/net` cannot be changed.
     #[error("{0}")]
     Setting(io::Error),
+    /// This host cannot encrypt.
+    #[error("this host was not prepared for encryption: its WireGuard key is missing")]
+    NoWireguard,
+    /// WireGuard in user space failed.
+    #[error("WireGuard in user space: {error}")]
+    Userspace {
+        /// The cause.
+        error: String,
+    },
     /// There are no descriptors left.
     #[error("cannot make an eventfd: {0}")]
     Descriptor(io::Error),

@@ -37,8 +37,9 @@ pub use inside::run_inside;
 pub use kernel::Kernel;
 pub use kernel_error::KernelError;
 pub use linux::{
-    Counting, CountsWanted, Facts, FactsWanted, Keeper, LinuxKernel, PingSockets, PingTo, Rated,
-    Subject, TunnelProbes, facts, group_members, measure, segment_counters, send_probe,
+    Counting, CountsWanted, EncryptionSetup, Facts, FactsWanted, Keeper, LinuxKernel, PingSockets,
+    PingTo, Rated, Subject, TunnelProbes, WireguardTier, facts, group_members, measure,
+    segment_counters, send_probe,
 };
 pub use mdb_pressure::MdbPressure;
 pub use membership_follower::AllMemberships;

@@ -42,6 +42,8 @@ fn describe(action: &Action) -> String {
     match action {
         Action::InstallUnderlayFilter { .. } => "installing the underlay filter".to_owned(),
         Action::RemoveUnderlayFilter => "removing the underlay filter".to_owned(),
+        Action::SetEncryptedUnderlay { .. } => "setting up the encrypted underlay".to_owned(),
+        Action::DeleteEncryptedUnderlay => "deleting the encrypted underlay".to_owned(),
         Action::CreateSegment { .. } => "creating its namespace".to_owned(),
         Action::DeleteSegment { .. } => "deleting its namespace".to_owned(),
         Action::CreateBridge { .. } => "creating its bridge".to_owned(),
@@ -102,7 +104,7 @@ pub(crate) fn execute_all(
         if report.failures.iter().any(|failure| depends_on(&action, &failure.action)) {
             continue;
         }
-        if let Some(failure) = held(&action) {
+        if let Some(failure) = held(&action).or_else(|| without_encryption(&action, &report)) {
             report.failures.push(failure);
             continue;
         }
@@ -112,6 +114,16 @@ pub(crate) fn execute_all(
         }
     }
     report
+}
+
+/// The failure of an encrypted network's VXLAN device if there is no encrypted underlay. A waiting
+/// caller learns that its network lacks it.
+fn without_encryption(action: &Action, report: &Report) -> Option<ActionFailure> {
+    let is_encrypted = matches!(action, Action::CreateTunnel { vtep, .. } if vtep.encrypted);
+    let is_cause =
+        |failure: &&ActionFailure| matches!(failure.action, Action::SetEncryptedUnderlay { .. });
+    let cause = report.failures.iter().find(is_cause).filter(|_| is_encrypted)?;
+    Some(ActionFailure { action: action.clone(), error: cause.error.clone() })
 }
 
 /// Whether an action must be skipped after the failure of an earlier one: it would fail for lack of

@@ -37,7 +37,7 @@ async fn a_network_takes_few_descriptors() {
     handle.settled(generation, &Scope::Everything, PATIENCE).await.unwrap();
     let before = open();
 
-    let vtep = Vtep { address: Ipv4Addr::new(192, 0, 2, 1).into(), port: 7789 };
+    let vtep = Vtep { address: Ipv4Addr::new(192, 0, 2, 1).into(), port: 7789, encrypted: false };
     let mut segments = BTreeMap::new();
     for number in 0..NETWORKS {
         let vni = Vni::new(u32::try_from(number).unwrap() + 1).unwrap();

@@ -108,7 +108,7 @@ fn endpoint(number: u8) -> EndpointId {
 }
 
 fn desired(endpoints: u8) -> Desired {
-    let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 };
+    let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789, encrypted: false };
     let mut segment = Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep);
     for number in 0..endpoints {
         let port = Port {

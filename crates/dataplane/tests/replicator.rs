@@ -31,7 +31,7 @@ fn desired(groups: u32) -> Desired {
         let group = (None, Ipv4Addr::from(0xef01_0000 + number).into());
         replication.groups.insert(group, BTreeSet::from([remote(2)]));
     }
-    let vtep = Vtep { address: remote(1), port: 7789 };
+    let vtep = Vtep { address: remote(1), port: 7789, encrypted: false };
     let segment = Segment {
         remotes: BTreeSet::from([remote(2)]),
         replication: Arc::new(replication),

@@ -79,6 +79,11 @@ impl Frame {
         (is_tagged && self.0.get(27) == Some(&2)).then(|| self.0.get(42).copied())?
     }
 
+    /// Whether it contains these octets.
+    pub fn contains(&self, octets: &[u8]) -> bool {
+        self.0.windows(octets.len()).any(|part| part == octets)
+    }
+
     /// Whether these are its last octets.
     pub fn ends_with(&self, octets: &[u8]) -> bool {
         self.0.ends_with(octets)

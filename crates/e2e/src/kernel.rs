@@ -6,7 +6,7 @@ use shoutd_lab::Host;
 /// Lists everything that exists only while a network is in use: segments, veths in the host's
 /// namespace, the socket that receives VXLAN (UDP port 7789, 1E6D in hexadecimal).
 const LEFT: &str = r"
-for file in /run/netns/shout-*; do [ -e $file ] && echo namespace $file; done
+for file in /run/netns/shout-[0-9]*; do [ -e $file ] && echo namespace $file; done
 ip -brief link | grep -E '^(shp|shc|shg|shoutvx|shoutbr)' | sed 's/^/device /'
 ip -oneline link | grep 'alias shoutd' | cut -d ' ' -f 2 | sed 's/^/device with our alias /'
 grep --no-filename ':1E6D ' /proc/net/udp /proc/net/udp6 | sed 's/^/socket /'
@@ -19,6 +19,6 @@ pub fn left_in_kernel(host: &Host) -> Result<Vec<String>> {
 
 /// The names of the namespaces of the host's segments.
 pub fn segments(host: &Host) -> Result<Vec<String>> {
-    let listed = host.sh("ls /run/netns 2>/dev/null | grep ^shout- || true")?;
+    let listed = host.sh("ls /run/netns 2>/dev/null | grep '^shout-[0-9]' || true")?;
     Ok(listed.lines().map(str::to_owned).collect())
 }

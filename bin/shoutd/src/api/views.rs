@@ -344,6 +344,7 @@ impl Views {
             subnets: network.settings.pools.iter().map(|pool| pool.subnet).collect(),
             options: network.settings.options.clone(),
             internal: network.settings.internal,
+            encrypted: network.encrypted,
             swarm: network.settings.swarm,
             origin: cluster.host_name(network.origin),
             hosts: network.attached.iter().map(|host| cluster.host_name(*host)).collect(),

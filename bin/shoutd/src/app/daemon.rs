@@ -13,6 +13,7 @@ use axum::Router;
 use clap::ArgMatches;
 use shoutd_cli::Configuration;
 use shoutd_consensus::{Consensus, FILES, NoticeKind};
+use shoutd_core::cluster::TunnelEnd;
 use shoutd_core::events::EventKind;
 use shoutd_core::swarm;
 use shoutd_core::view::{self, Membership};
@@ -49,7 +50,7 @@ use crate::membership::formation::Formation;
 use crate::membership::leaving::Leaving;
 use crate::membership::swarm_node::SwarmStart;
 use crate::membership::tokens::{self, Tokens};
-use crate::membership::{enrollment, renewal};
+use crate::membership::{encryption, enrollment, renewal};
 use crate::metrics::{self, Collector, Served};
 use crate::names::{HostsFiles, Learner, Resolvers};
 use crate::plane::{NAMESPACES, underlay};
@@ -93,9 +94,13 @@ pub async fn run(configuration: Configuration, matches: ArgMatches, log: Log) ->
     };
     let wanted = Wanted::read(&configuration.start, swarm.as_ref())?;
     let live = Arc::new(LiveSettings::new(&configuration, matches, log));
-    let daemon = Daemon::open(&configuration, live, wanted, swarm).await?;
+    let mut daemon = Daemon::open(&configuration, live, wanted, swarm).await?;
     last_run::note_start(&configuration.directories.run_dir);
-    daemon.run(LinuxKernel::new(NAMESPACES)?).await
+    let mut kernel = LinuxKernel::new(NAMESPACES)?;
+    if let Some(setup) = daemon.encryption.take() {
+        kernel = kernel.with_encryption(setup);
+    }
+    daemon.run(kernel).await
 }
 
 /// The running parts that know each other.
@@ -320,7 +325,7 @@ impl Daemon {
         tasks.spawn("Swarm follower", parts.swarm.run(stop.clone()));
         let renewal = renewal::run(services.agreement.clone(), self.credentials, stop.clone());
         tasks.spawn("renewal", renewal);
-        spawn_background(&mut tasks, &services, stop);
+        spawn_background(&mut tasks, &services, self.tunnel_end, stop);
         tasks
     }
 }
@@ -335,13 +340,20 @@ fn spawn_owners(owners: Owners, services: &Services, stop: &CancellationToken) -
 }
 
 /// Starts the tasks that need nothing but the shared services.
-fn spawn_background(tasks: &mut Tasks, services: &Services, stop: &CancellationToken) {
+fn spawn_background(
+    tasks: &mut Tasks,
+    services: &Services,
+    end: TunnelEnd,
+    stop: &CancellationToken,
+) {
     tasks.spawn("memory", memory::run(stop.clone()));
     let (plane, events) = (services.plane.clone(), services.events.clone());
     let until = stop.clone();
     tasks.spawn("filter watch", async move { plane.watch_filter(&events, until).await });
     tasks.spawn("advertiser", services.advertiser.clone().run(stop.clone()));
     tasks.spawn("prober", services.prober.clone().run(stop.clone()));
+    let published = encryption::publish(services.agreement.clone(), end, stop.clone());
+    tasks.spawn("encryption", published);
     let (agreement, local) = (services.agreement.clone(), services.local.clone());
     let leases = leases::run(agreement, local, services.events.clone(), stop.clone());
     tasks.spawn("leases", leases);

@@ -11,11 +11,15 @@ use parking_lot::Mutex;
 use shoutd_cli::{Configuration, StartArguments, Switch};
 use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Store, remedy};
 use shoutd_core::HostId;
+use shoutd_core::cluster::TunnelEnd;
 use shoutd_core::founding::SwarmRounds;
+use shoutd_core::limits::ENCRYPTION_PORT;
 use shoutd_core::own_address::AddressChoice;
 use shoutd_core::swarm;
 use shoutd_core::view::Membership;
-use shoutd_dataplane::{Capabilities, LinuxKernel, Reconciler, UnderlayInterface, probe};
+use shoutd_dataplane::{
+    Capabilities, EncryptionSetup, LinuxKernel, Reconciler, UnderlayInterface, probe,
+};
 use shoutd_docker::engine::EngineClient;
 use shoutd_docker::plugin::{self, Socket};
 use shoutd_peer::{
@@ -34,6 +38,7 @@ use crate::app::settings::{Resolved, Wanted};
 use crate::docker::pending_removals::PendingRemovals;
 use crate::ipam::claims::Claims;
 use crate::membership::agreement::Agreement;
+use crate::membership::encryption;
 use crate::membership::enrollment::{Applicant, HeldToken, SwarmDoor};
 use crate::membership::formation::Formation;
 use crate::membership::renewal;
@@ -65,6 +70,9 @@ pub(super) struct Daemon {
     pub(super) live: Arc<LiveSettings>,
     pub(super) swarm: Option<SwarmStart>,
     pub(super) swarm_door: SwarmDoor,
+    pub(super) tunnel_end: TunnelEnd,
+    /// Taken by the data plane.
+    pub(super) encryption: Option<EncryptionSetup>,
 }
 
 impl Daemon {
@@ -94,6 +102,9 @@ impl Daemon {
         if is_member {
             refuse_missing(&arguments.data_dir)?;
         }
+        let wireguard = (ENCRYPTION_PORT, None);
+        let (setup, tunnel_end) =
+            encryption::prepare(&credentials, &directories.run_dir, wireguard)?;
         let token = HeldToken::new(read_token(arguments, is_member)?);
         let store = Store::open(&arguments.data_dir, credentials.host())?;
         let local = LocalState::open(LocalStore::open(&arguments.data_dir)?)?;
@@ -143,6 +154,8 @@ impl Daemon {
             plugin_path: arguments.plugin_socket.clone(),
             capabilities,
             live,
+            tunnel_end,
+            encryption: Some(setup),
         })
     }
 

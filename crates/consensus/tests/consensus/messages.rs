@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 use shoutd_consensus::STATE_VERSION;
+use shoutd_core::cluster::STATE_WITHOUT_ENCRYPTION;
 use shoutd_core::{ClusterId, HostId};
 use shoutd_peer::{CallError, Client, Identity, Rejection};
 use tempfile::TempDir;
@@ -125,7 +126,7 @@ async fn an_older_host_is_told_to_upgrade() {
     let nine = Caller::new();
     let join = json!({ "name": "nine", "address": "127.0.0.9:7789", "state": 0, "within": 1000 });
     let answer = send(&nine.client(None), &nodes[0], "/v1/join", &message(&join)).await.unwrap();
-    assert_eq!(answer, json!({ "Ok": { "outdated": { "state": STATE_VERSION } } }));
+    assert_eq!(answer, json!({ "Ok": { "outdated": { "state": STATE_WITHOUT_ENCRYPTION } } }));
     assert_eq!(nodes[0].state().hosts.len(), 1);
     stop_all(nodes).await;
 }

@@ -212,6 +212,7 @@ impl Cluster {
             network.claims.remove(&id);
             network.attached.remove(&id);
         }
+        self.encryption.ends.remove(&id);
         self.finish_removals();
         Outcome::Done
     }

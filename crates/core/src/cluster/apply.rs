@@ -11,7 +11,7 @@ use crate::limits::{
     HOSTS_MAX, MTU_MIN, NETWORKS_MAX, PAIRS_MAX, REPORTED_SUBNETS_MAX, SUBNETS_MAX, TEXT_BYTES_MAX,
     VNI_FIRST, VNI_NOWHERE,
 };
-use crate::plane::MTU_OPTION;
+use crate::plane::{MTU_OPTION, requests_encryption};
 use crate::{ClusterId, HostId, NetworkId, Vni};
 
 impl Cluster {
@@ -32,6 +32,8 @@ impl Cluster {
             Command::AdmitHost { host, name, address } => self.admit(*host, name, *address),
             Command::MoveHosts { hosts } => self.move_hosts(hosts),
             Command::ReportSubnets { host, subnets } => self.report(*host, subnets),
+            Command::SetEncryption { always } => Ok(self.set_encryption(*always)),
+            Command::PublishTunnelEnd { host, end } => self.publish_end(*host, *end),
             Command::CreateNetwork { id, origin, settings } => self.create(id, *origin, settings),
             Command::DescribeNetwork { id, description } => self.describe(id, description),
             Command::Attach { network, host } => self.attach(network, *host),
@@ -164,6 +166,8 @@ impl Cluster {
         check_pairs("options", &settings.options)?;
         check_mtu(settings.options.get(MTU_OPTION))?;
         self.check_pools(id, &settings.pools)?;
+        let encrypted = self.encryption.always || requests_encryption(&settings.options);
+        self.encryption.wanted |= encrypted;
         let vni = self.take_vni();
         let network = Network {
             vni,
@@ -174,6 +178,7 @@ impl Cluster {
             claims: BTreeMap::new(),
             attached: BTreeSet::new(),
             removing: false,
+            encrypted,
         };
         self.networks.insert(id.clone(), Arc::new(network));
         Ok(Outcome::Done)

@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use super::{Authority, Description, Pass, ReportedSubnet, Settings, Token};
+use super::{Authority, Description, Pass, ReportedSubnet, Settings, Token, TunnelEnd};
 use crate::{ClusterId, Fingerprint, HostId, NetworkId, TokenHash};
 
 /// A change to agreed state. Commands are idempotent: after a timeout, a command can be proposed
@@ -81,6 +81,18 @@ pub enum Command {
         host: HostId,
         /// All subnets in use on the host.
         subnets: Vec<ReportedSubnet>,
+    },
+    /// Set whether new networks are encrypted even if their creator does not ask for it.
+    SetEncryption {
+        /// Whether they are.
+        always: bool,
+    },
+    /// Record a host's end of the encrypted underlay.
+    PublishTunnelEnd {
+        /// The host.
+        host: HostId,
+        /// Its end.
+        end: TunnelEnd,
     },
     /// Create a network.
     CreateNetwork {

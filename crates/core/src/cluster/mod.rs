@@ -7,6 +7,7 @@
 mod admission;
 mod apply;
 mod command;
+mod encryption;
 mod leases;
 mod pool;
 mod refusal;
@@ -19,6 +20,9 @@ use std::sync::Arc;
 
 pub use admission::{Admissions, Authority, Pass, RemovedHost, Token};
 pub use command::{Command, Outcome, WantedAddress};
+pub use encryption::{
+    Encryption, STATE_WITH_ENCRYPTION, STATE_WITHOUT_ENCRYPTION, TunnelEnd, TunnelKey,
+};
 use ipnet::{IpNet, Ipv4Net};
 pub use pool::Pool;
 pub use refusal::Refusal;
@@ -41,6 +45,9 @@ pub struct Cluster {
     /// Who may join, and who was removed.
     #[serde(default)]
     pub admissions: Admissions,
+    /// Which networks are encrypted, and the hosts' ends of the encrypted underlay.
+    #[serde(default, skip_serializing_if = "Encryption::is_unused")]
+    pub encryption: Encryption,
     /// Where the search for a free VNI starts. It advances with each network: the VNI of a removed
     /// network must not be reused while a host that was away still has its devices.
     next_vni: u32,
@@ -53,6 +60,7 @@ impl Default for Cluster {
             hosts: BTreeMap::new(),
             networks: BTreeMap::new(),
             admissions: Admissions::default(),
+            encryption: Encryption::default(),
             next_vni: VNI_FIRST,
         }
     }
@@ -113,6 +121,9 @@ pub struct Network {
     /// stays if a host turns out to have endpoints on it.
     #[serde(default)]
     pub removing: bool,
+    /// Whether its frames are encrypted between the hosts. It never changes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub encrypted: bool,
 }
 
 /// What Docker tells a network driver about a network.

@@ -73,6 +73,15 @@ pub enum Refusal {
         /// The host that has it.
         name: String,
     },
+    /// Two hosts with one key would receive each other's packets.
+    #[error(
+        "the WireGuard key of this host is already that of host {name}: the data directory was \
+         copied; remove identity/tunnel.key in it"
+    )]
+    TunnelKeyTaken {
+        /// The host that has it.
+        name: String,
+    },
     /// A VXLAN device sends from one address, and so only to hosts of the same address family.
     #[error(
         "the advertise address {address} and that of host {name}, {has}, have different address \

@@ -22,6 +22,7 @@ impl Cluster {
         let others: BTreeMap<_, _> = others.map(|(id, host)| (*id, host.clone())).collect();
         for (id, other) in &others {
             self.hosts.remove(id);
+            self.encryption.ends.remove(id);
             self.admissions.removed.insert(*id, RemovedHost { name: other.name.clone(), at: now });
         }
         self.forget_oldest_removed();
@@ -57,6 +58,7 @@ impl Cluster {
 
     /// Moves all that host `before` holds to the id `after`.
     fn rename(&mut self, before: HostId, after: HostId) -> Option<Host> {
+        self.encryption.ends.remove(&before);
         for network in self.networks.values_mut() {
             let network = Arc::make_mut(network);
             network

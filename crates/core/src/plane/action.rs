@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{DeviceName, Port, UnderlayFilter, Vtep};
+use super::{DeviceName, EncryptedUnderlay, Port, UnderlayFilter, Vtep};
 use crate::{NetworkId, Vni};
 
 /// A network namespace other than a segment's.
@@ -30,6 +30,14 @@ pub enum Action {
     },
     /// Remove the underlay filter.
     RemoveUnderlayFilter,
+    /// Create what is missing of the encrypted underlay, and set all attributes of the WireGuard
+    /// device. Peers that stay the same keep their sessions.
+    SetEncryptedUnderlay {
+        /// What it should be.
+        wanted: EncryptedUnderlay,
+    },
+    /// Delete the WireGuard device and its namespace.
+    DeleteEncryptedUnderlay,
     /// Create the namespace `shout-<vni>`.
     CreateSegment {
         /// Its VNI.
@@ -208,7 +216,10 @@ impl Action {
     /// The segment to which it applies, if any.
     pub fn vni(&self) -> Option<Vni> {
         match self {
-            Self::InstallUnderlayFilter { .. } | Self::RemoveUnderlayFilter => None,
+            Self::InstallUnderlayFilter { .. }
+            | Self::RemoveUnderlayFilter
+            | Self::SetEncryptedUnderlay { .. }
+            | Self::DeleteEncryptedUnderlay => None,
             Self::CreateSegment { vni }
             | Self::DeleteSegment { vni }
             | Self::CreateBridge { vni, .. }

@@ -10,7 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::gateway;
 use super::options::{interface_prefix, learns, max_rate};
-use super::{DeviceName, GATEWAY_MAC, InterfaceName, UnderlayFilter};
+use super::{
+    Carrier, DeviceName, EncryptionWanted, GATEWAY_MAC, InterfaceName, UnderlayFilter,
+    encryption_wanted,
+};
 use crate::advertise::{AdvertisedNetwork, PeerStates};
 use crate::cluster::{Cluster, Network};
 use crate::limits::{MTU_MIN, OVERHEAD_IPV4, OVERHEAD_IPV6, PORT};
@@ -23,11 +26,14 @@ use crate::{EndpointId, HostId, MacAddress, NetworkId, Vni};
 pub struct Desired {
     /// The underlay filter; `None` on a host that does not belong to a cluster.
     pub underlay_filter: Option<UnderlayFilter>,
+    /// The encrypted underlay.
+    pub encryption: EncryptionWanted,
     /// Its segments, by VNI.
     pub segments: BTreeMap<Vni, Segment>,
     /// Networks on which this host has endpoints, but which are missing from its agreed state. Its
     /// data directory was rolled back, and it has not received the log entries again yet. Existing
-    /// segments of these networks stay unchanged.
+    /// segments of these networks stay unchanged. So do those of encrypted networks as long as this
+    /// host has no end of the encrypted underlay.
     pub untold: BTreeSet<NetworkId>,
 }
 
@@ -119,6 +125,8 @@ pub struct Vtep {
     pub address: IpAddr,
     /// UDP port, the same on every host.
     pub port: u16,
+    /// Whether the address is in the encrypted underlay.
+    pub encrypted: bool,
 }
 
 /// A local endpoint.
@@ -227,28 +235,34 @@ pub fn desired(
             untold.insert(endpoint.network.clone());
             continue;
         };
+        let Some(carrier) = Carrier::of(cluster, network.encrypted, me, underlay) else {
+            untold.insert(endpoint.network.clone());
+            continue;
+        };
         let segment = segments.entry(network.vni).or_insert_with(|| {
-            let others = others(cluster, (&endpoint.network, network), me, underlay, peers);
-            segment_without_ports((&endpoint.network, network), underlay, others, cache)
+            let others = others(cluster, (&endpoint.network, network), me, carrier, peers);
+            let address = carrier.underlay().address;
+            let vtep = Vtep { address, port: PORT, encrypted: network.encrypted };
+            let mtu = mtu(network, underlay, &others);
+            segment_without_ports((&endpoint.network, network), (vtep, mtu), others, cache)
         });
         // An endpoint that moved here may still be advertised by another host.
         segment.remote_macs.remove(&endpoint.mac);
         segment.ports.insert(DeviceName::port(id), port(id, endpoint, network));
     }
     cache.networks.retain(|vni, _| segments.contains_key(vni));
-    Desired { underlay_filter: None, segments, untold }
+    let encryption = encryption_wanted(cluster, me, underlay);
+    Desired { underlay_filter: None, encryption, segments, untold }
 }
 
 /// The segment of a network, without its ports.
 fn segment_without_ports(
     (id, network): (&NetworkId, &Network),
-    underlay: Underlay,
+    (vtep, mtu): (Vtep, u16),
     others: Vec<RemoteHost>,
     cache: &mut ReplicationCache,
 ) -> Segment {
     let options = &network.settings.options;
-    let vtep = Vtep { address: underlay.address, port: PORT };
-    let mtu = mtu(network, underlay, &others);
     let remotes = others.iter().map(|other| other.address).collect();
     let remote_macs = remote_macs(&others);
     let (replication, elsewhere) = cache.follow(network.vni, others);
@@ -269,51 +283,49 @@ fn segment_without_ports(
 /// exceed the MTU of its VXLAN device.
 fn mtu(network: &Network, underlay: Underlay, others: &[RemoteHost]) -> u16 {
     let advertised = others.iter().filter_map(|other| other.advertised.as_ref()?.mtu);
-    mtu_option(network).unwrap_or_else(|| advertised.fold(max_mtu(underlay), u16::min))
+    mtu_option(network).unwrap_or_else(|| advertised.fold(max_mtu(network, underlay), u16::min))
 }
 
 fn mtu_option(network: &Network) -> Option<u16> {
     network.settings.options.get(MTU_OPTION).and_then(|text| text.parse().ok())
 }
 
-/// The largest MTU that an underlay allows for networks, in octets.
-fn max_mtu(underlay: Underlay) -> u16 {
+/// The largest MTU that an underlay allows for a network, in octets.
+fn max_mtu(network: &Network, underlay: Underlay) -> u16 {
+    let underlay = if network.encrypted { underlay.encrypted() } else { underlay };
     let overhead = if underlay.address.is_ipv4() { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 };
     underlay.mtu.saturating_sub(overhead).max(MTU_MIN)
 }
 
 /// The MTU that a host with this underlay advertises for a network.
 pub fn advertised_mtu(network: &Network, underlay: Underlay) -> Option<u16> {
-    mtu_option(network).is_none().then(|| max_mtu(underlay))
+    mtu_option(network).is_none().then(|| max_mtu(network, underlay))
 }
 
 /// The MTU of a network's option and the one that the underlay allows, if the latter is less.
 /// Larger packets are lost.
 pub fn mtu_excess(network: &Network, underlay: Underlay) -> Option<(u16, u16)> {
-    let available = max_mtu(underlay);
+    let available = max_mtu(network, underlay);
     mtu_option(network).filter(|wanted| *wanted > available).map(|wanted| (wanted, available))
 }
 
-/// The other hosts that have the network, as agreed or as they advertise. A host cannot be reached
-/// if it has another address family, or if its agreed address is now this host's.
+/// The other hosts that have the network, as agreed or as they advertise, and can be reached.
 fn others(
     cluster: &Cluster,
     (id, network): (&NetworkId, &Network),
     me: HostId,
-    underlay: Underlay,
+    carrier: Carrier,
     peers: &PeerStates,
 ) -> Vec<RemoteHost> {
-    let others = cluster.hosts.iter().filter(|(host, _)| **host != me);
+    let others = cluster.hosts.keys().filter(|host| **host != me);
     others
-        .filter_map(|(host, record)| {
+        .filter_map(|host| {
             let peer = peers.hosts.get(host);
             let advertised = peer.and_then(|peer| peer.networks.get(id)).cloned();
-            let address = record.address.ip();
-            let is_reachable =
-                address.is_ipv4() == underlay.address.is_ipv4() && address != underlay.address;
+            let address = carrier.address_of(cluster, *host)?;
             let has_it = network.attached.contains(host) || advertised.is_some();
             let in_sync = peer.is_some_and(|peer| peer.in_sync);
-            (is_reachable && has_it).then_some(RemoteHost { address, advertised, in_sync })
+            has_it.then_some(RemoteHost { address, advertised, in_sync })
         })
         .collect()
 }

@@ -10,10 +10,10 @@ use ipnet::Ipv4Net;
 
 use super::gateway::{plan_gateways, uplink_addresses};
 use super::{
-    Action, ContainerEnd, Desired, DeviceName, GATEWAY_MAC, GROUPS_MAX, IGMP_VERSION,
-    MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Observed, ObservedBridge,
-    ObservedPort, ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, OwnerTag, Place, Port,
-    Segment,
+    Action, ContainerEnd, Desired, DeviceName, EncryptionWanted, GATEWAY_MAC, GROUPS_MAX,
+    IGMP_VERSION, MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS, Observed,
+    ObservedBridge, ObservedPort, ObservedSegment, ObservedTunnel, ObservedUnderlayFilter,
+    OwnerTag, Place, Port, Segment,
 };
 use crate::Vni;
 use crate::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, MTU_MIN};
@@ -30,6 +30,8 @@ use crate::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, MTU_MIN};
 /// Nothing without shoutd's owner tag is ever deleted.
 pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Action> {
     let mut plan: Vec<Action> = plan_underlay_filter(desired, observed).into_iter().collect();
+    // Before the VXLAN devices, whose sockets are in its namespace.
+    plan.extend(plan_encryption(desired, observed));
     for (&vni, segment) in &observed.segments {
         let is_untold = segment.network().is_some_and(|network| desired.untold.contains(network));
         if !desired.segments.contains_key(&vni) && segment.is_ours() && !is_untold {
@@ -42,7 +44,16 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Action> {
             plan_segment(vni, segment, observed, uplinks.get(&vni).copied(), &mut plan);
         }
     }
+    if desired.encryption == EncryptionWanted::Absent && observed.encryption.is_some() {
+        plan.push(Action::DeleteEncryptedUnderlay);
+    }
     plan
+}
+
+fn plan_encryption(desired: &Desired, observed: &Observed) -> Option<Action> {
+    let EncryptionWanted::Present(wanted) = &desired.encryption else { return None };
+    let is_there = observed.encryption.as_ref() == Some(&wanted.into());
+    (!is_there).then(|| Action::SetEncryptedUnderlay { wanted: wanted.clone() })
 }
 
 fn plan_underlay_filter(desired: &Desired, observed: &Observed) -> Option<Action> {

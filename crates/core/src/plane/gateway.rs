@@ -229,7 +229,7 @@ mod tests {
 
     fn segment(number: u8) -> Segment {
         let network: NetworkId = format!("{number:064x}").parse().unwrap();
-        let vtep = Vtep { address: IpAddr::from([192, 0, 2, 1]), port: 7789 };
+        let vtep = Vtep { address: IpAddr::from([192, 0, 2, 1]), port: 7789, encrypted: false };
         let gateways = BTreeSet::from([IpNet::from(net("10.9.0.1/24"))]);
         Segment { gateways, ..Segment::empty(network, 1450, vtep) }
     }

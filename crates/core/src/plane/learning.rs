@@ -117,7 +117,7 @@ mod tests {
 
     /// Whether each segment learns.
     fn learning(learning: &Learning, segments: u32) -> Vec<bool> {
-        let vtep = Vtep { address: [192, 0, 2, 1].into(), port: 7789 };
+        let vtep = Vtep { address: [192, 0, 2, 1].into(), port: 7789, encrypted: false };
         let segment = Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep);
         let segments = (7..7 + segments).map(|number| (vni(number), segment.clone())).collect();
         let mut desired = Desired { segments, ..Desired::default() };

@@ -9,6 +9,7 @@ mod action;
 mod change;
 mod desired;
 mod diff;
+mod encrypted;
 mod forwarding;
 mod gateway;
 mod learning;
@@ -29,6 +30,10 @@ pub use desired::{
     mtu_excess,
 };
 pub use diff::diff;
+pub use encrypted::{
+    Carrier, ENCRYPTED_DEVICE, ENCRYPTED_NAMESPACE, EncryptedPeer, EncryptedUnderlay,
+    EncryptionWanted, ObservedEncryption, ObservedPeer, encrypted_address, requests_encryption,
+};
 pub use forwarding::{Destination, Filter, Forwarding, UNREGISTERED};
 pub use gateway::{
     GATEWAY_LINK_LOCAL, GATEWAY_MAC, ObservedUplink, ObservedWayOut, UPLINK, UplinkFar,
@@ -49,6 +54,7 @@ pub use tier::{Tier, UnknownTier};
 pub use underlay::{UnderlayFilter, underlay_filter};
 pub use unkept::{Unkept, unkept, unkept_networks};
 
+use encrypted::encryption_wanted;
 use serde::{Deserialize, Serialize};
 
 use crate::{EndpointId, InvalidId, NetworkId, Vni};
@@ -199,6 +205,9 @@ impl InterfaceName {
     }
 }
 
+/// The owner tag of the WireGuard device.
+const ENCRYPTION_TAG: &str = "shoutd encryption";
+
 /// The mark by which shoutd knows what it created, in a device's `IFLA_IFALIAS`. Nothing without an
 /// owner tag is ever deleted.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -207,6 +216,8 @@ pub enum OwnerTag {
     Network(NetworkId),
     /// Either end of this endpoint's veth pair.
     Endpoint(EndpointId),
+    /// The WireGuard device.
+    Encryption,
 }
 
 impl fmt::Display for OwnerTag {
@@ -214,6 +225,7 @@ impl fmt::Display for OwnerTag {
         match self {
             Self::Network(id) => write!(f, "shoutd network {id}"),
             Self::Endpoint(id) => write!(f, "shoutd endpoint {id}"),
+            Self::Encryption => f.write_str(ENCRYPTION_TAG),
         }
     }
 }
@@ -222,6 +234,9 @@ impl FromStr for OwnerTag {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if text == ENCRYPTION_TAG {
+            return Ok(Self::Encryption);
+        }
         if let Some(id) = text.strip_prefix("shoutd network ") {
             return id.parse().map(Self::Network);
         }

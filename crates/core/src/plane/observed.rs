@@ -6,7 +6,10 @@ use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv4Net};
 
-use super::{DeviceName, Learned, ObservedUplink, ObservedWayOut, OwnerTag, Place, UnderlayFilter};
+use super::{
+    DeviceName, Learned, ObservedEncryption, ObservedUplink, ObservedWayOut, OwnerTag, Place,
+    UnderlayFilter,
+};
 use crate::{MacAddress, NetworkId, Vni};
 
 /// The underlay filter and all segments of this host.
@@ -14,6 +17,8 @@ use crate::{MacAddress, NetworkId, Vni};
 pub struct Observed {
     /// The underlay filter.
     pub underlay_filter: ObservedUnderlayFilter,
+    /// The encrypted underlay, if there is one.
+    pub encryption: Option<ObservedEncryption>,
     /// The way-out bridge, if it exists and has an IPv4 address.
     pub way_out: Option<ObservedWayOut>,
     /// The namespaces whose names are those of segments, by the VNI in the name.

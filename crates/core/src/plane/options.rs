@@ -29,10 +29,13 @@ const INTERFACE_PREFIX_MAX: usize = 12;
 pub const ALL_MULTICAST: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(224, 0, 0, 0), 4);
 /// Multicast prefixes per network. Each becomes a route in each container.
 const ROUTES_MAX: usize = 16;
+/// Encrypts the network between the hosts, as the option `encrypted` of Docker's overlay driver.
+pub const ENCRYPTED_OPTION: &str = "shoutd.encrypted";
 /// Names the network of the cluster for which a Docker network is a mirror. Set by shoutd, not by
 /// users.
 const NETWORK_OPTION: &str = "shoutd.network";
-const KNOWN: [&str; 6] = [
+const KNOWN: [&str; 7] = [
+    ENCRYPTED_OPTION,
     INTERFACE_PREFIX_OPTION,
     MAC_MOVES_OPTION,
     MAX_RATE_OPTION,
@@ -46,8 +49,8 @@ const KNOWN: [&str; 6] = [
 pub enum InvalidOption {
     /// The option does not exist.
     #[error(
-        "shoutd has no option {name}; it has {INTERFACE_PREFIX_OPTION}, {MAC_MOVES_OPTION}, \
-         {MAX_RATE_OPTION}, {MULTICAST_ROUTE_OPTION} and {NAMES_OPTION}"
+        "shoutd has no option {name}; it has {ENCRYPTED_OPTION}, {INTERFACE_PREFIX_OPTION}, \
+         {MAC_MOVES_OPTION}, {MAX_RATE_OPTION}, {MULTICAST_ROUTE_OPTION} and {NAMES_OPTION}"
     )]
     Unknown {
         /// Its name.
@@ -286,8 +289,8 @@ mod tests {
         );
         assert_eq!(
             check("shoutd.max_rate", "5").unwrap_err().to_string(),
-            "shoutd has no option shoutd.max_rate; it has shoutd.interface-prefix, \
-             shoutd.mac-moves, shoutd.max-rate, shoutd.multicast-route and shoutd.names"
+            "shoutd has no option shoutd.max_rate; it has shoutd.encrypted, \
+             shoutd.interface-prefix, shoutd.mac-moves, shoutd.max-rate, shoutd.multicast-route and shoutd.names"
         );
     }
 }

@@ -135,7 +135,7 @@ mod tests {
     }
 
     fn desired(remotes: u8) -> Desired {
-        let vtep = Vtep { address: [192, 0, 2, 1].into(), port: 7789 };
+        let vtep = Vtep { address: [192, 0, 2, 1].into(), port: 7789, encrypted: false };
         let mut segment = Segment::empty("1".repeat(64).parse().unwrap(), 1450, vtep);
         segment.remotes = (2..2 + remotes).map(|last| [192, 0, 2, last].into()).collect();
         Desired { segments: [(vni(), segment)].into(), ..Desired::default() }

@@ -23,8 +23,6 @@ pub struct Unkept<'a> {
 
 /// The values with which an option requests its effect.
 enum Asks {
-    /// All but `false`.
-    UnlessFalse,
     /// Those that Go's `strconv.ParseBool` parses as false, as Docker's bridge driver does.
     IfFalse,
     /// All but these and the empty value.
@@ -34,7 +32,6 @@ enum Asks {
 impl Asks {
     fn is_requested_by(&self, value: &str) -> bool {
         match self {
-            Self::UnlessFalse => !value.trim().eq_ignore_ascii_case("false"),
             Self::IfFalse => matches!(value, "0" | "f" | "F" | "false" | "False" | "FALSE"),
             Self::UnlessOneOf(values) => !value.is_empty() && !values.contains(&value),
         }
@@ -48,17 +45,6 @@ struct Known {
     instead: &'static str,
     remedy: &'static str,
 }
-
-/// The last components of options that request encryption.
-const ENCRYPTION: [&str; 3] = ["encrypted", "encrypt", "encryption"];
-
-const ENCRYPTED: Known = Known {
-    names: &[],
-    asks: Asks::UnlessFalse,
-    instead: "containers' traffic between hosts is VXLAN in the clear",
-    remedy: "leave it out; if the traffic must be secret, connect the hosts by an encrypted \
-             network such as WireGuard",
-};
 
 const BRIDGE_NAME: &str = "com.docker.network.bridge.name";
 
@@ -129,10 +115,6 @@ pub fn unkept(options: &BTreeMap<String, String>) -> Option<Unkept<'_>> {
 
 fn known(name: &str) -> Option<&'static Known> {
     let name = name.trim();
-    let last = name.rsplit('.').next().unwrap_or(name);
-    if ENCRYPTION.iter().any(|word| last.eq_ignore_ascii_case(word)) {
-        return Some(&ENCRYPTED);
-    }
     KNOWN.iter().find(|known| known.names.iter().any(|known| known.eq_ignore_ascii_case(name)))
 }
 
@@ -156,31 +138,6 @@ mod tests {
 
     fn one(name: &str, value: &str) -> BTreeMap<String, String> {
         BTreeMap::from([(name.to_owned(), value.to_owned())])
-    }
-
-    #[test]
-    fn encryption_is_refused_however_it_is_spelt() {
-        let names = [
-            "encrypted",
-            "Encrypted",
-            "encryption",
-            "com.docker.network.driver.overlay.encrypted",
-            "com.docker.network.encrypted",
-            "com.docker.network.driver.ENCRYPTED",
-        ];
-        for name in names {
-            for value in ["", "true", "1", "yes", "aes", "0", "no"] {
-                let error = check_options(&one(name, value)).unwrap_err().to_string();
-                assert!(
-                    error.contains(name) && error.contains("in the clear"),
-                    "{name}={value}: {error}"
-                );
-            }
-            for value in ["false", "False", " false "] {
-                assert_eq!(check_options(&one(name, value)), Ok(()), "{name}={value}");
-            }
-        }
-        assert_eq!(check_options(&one("unencrypted", "")), Ok(()), "another word");
     }
 
     #[test]

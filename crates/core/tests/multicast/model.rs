@@ -126,7 +126,7 @@ pub fn gets(
 }
 
 pub fn segment(replication: Replication) -> Segment {
-    let vtep = Vtep { address: Ipv4Addr::new(192, 0, 2, 99).into(), port: 7789 };
+    let vtep = Vtep { address: Ipv4Addr::new(192, 0, 2, 99).into(), port: 7789, encrypted: false };
     Segment {
         replication: Arc::new(replication),
         ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)

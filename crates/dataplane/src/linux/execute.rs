@@ -58,6 +58,8 @@ impl LinuxKernel {
         match action {
             Action::InstallUnderlayFilter { filter } => Ok(self.underlay_filter.install(filter)?),
             Action::RemoveUnderlayFilter => Ok(self.underlay_filter.remove()?),
+            Action::SetEncryptedUnderlay { wanted } => self.set_encrypted_underlay(wanted),
+            Action::DeleteEncryptedUnderlay => self.delete_encrypted_underlay(),
             Action::CreateSegment { vni } => self.create_segment(*vni),
             Action::DeleteSegment { vni } => self.delete_segment(*vni),
             Action::CreateBridge { vni, network } => {
@@ -212,7 +214,11 @@ impl LinuxKernel {
             ttl: TTL,
             addresses_max: limit(TUNNEL_ADDRESSES_MAX),
         };
-        self.host_route.create_vxlan(&new, &into)?;
+        if vtep.encrypted {
+            self.encrypted_route()?.create_vxlan(&new, &into)?;
+        } else {
+            self.host_route.create_vxlan(&new, &into)?;
+        }
         self.segment(vni)?.set_owner_tag(vni, TUNNEL, &OwnerTag::Network(network.clone()), None)
     }
 

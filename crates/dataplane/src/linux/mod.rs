@@ -4,6 +4,7 @@ mod backup_querier;
 mod counters;
 mod counts;
 mod early_joins;
+mod encryption;
 mod execute;
 mod facts;
 mod forwarding;
@@ -32,6 +33,8 @@ use std::time::{Duration, Instant};
 
 pub use counters::segment_counters;
 pub use counts::{Counting, CountsWanted, send_probe};
+use encryption::Encryption;
+pub use encryption::{EncryptionSetup, WireguardTier};
 pub use facts::{Facts, FactsWanted, Subject, facts};
 use forwarding::LinuxForwarding;
 pub use group_members::group_members;
@@ -78,6 +81,7 @@ pub struct LinuxKernel {
     host_route: Route,
     host_monitor: Monitor,
     underlay_filter: UnderlayFilterHandle,
+    encryption: Option<Encryption>,
     named: NamedNamespaces,
     /// Reports created and deleted names.
     names: Inotify,
@@ -108,6 +112,7 @@ impl LinuxKernel {
             host_route: Route::open(&host)?,
             host_monitor: Monitor::links(&host)?,
             underlay_filter: UnderlayFilterHandle::open(&host)?,
+            encryption: None,
             host,
             named,
             names,
@@ -116,6 +121,15 @@ impl LinuxKernel {
             ipv6: Path::new("/proc/sys/net/ipv6").exists(),
             registry: Registry::new().map_err(KernelError::Descriptor)?,
         })
+    }
+}
+
+impl LinuxKernel {
+    /// Lets it have encrypted networks.
+    #[must_use]
+    pub fn with_encryption(mut self, setup: EncryptionSetup) -> Self {
+        self.encryption = Some(Encryption::new(setup));
+        self
     }
 }
 

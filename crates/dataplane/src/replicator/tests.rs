@@ -21,7 +21,7 @@ fn desired(groups: [Range<u32>; 2]) -> Arc<Desired> {
 
 /// A segment with one remote, which is a member of these groups.
 fn segment(groups: Range<u32>) -> Segment {
-    let vtep = Vtep { address: remote(1), port: 7789 };
+    let vtep = Vtep { address: remote(1), port: 7789, encrypted: false };
     let mut replication = Replication::default();
     for number in groups {
         let group = (None, Ipv4Addr::from(0xef01_0000 + number).into());

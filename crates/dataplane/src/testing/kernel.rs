@@ -112,6 +112,16 @@ impl FakeKernel {
                 self.state.underlay_filter = ObservedUnderlayFilter::Absent;
                 Ok(())
             }
+            Action::SetEncryptedUnderlay { wanted } => {
+                if whole {
+                    self.state.encryption = Some(wanted.into());
+                }
+                Ok(())
+            }
+            Action::DeleteEncryptedUnderlay => {
+                self.delete_encrypted_underlay();
+                Ok(())
+            }
             Action::CreateSegment { vni } => {
                 if whole {
                     self.state.segments.entry(*vni).or_default();
@@ -141,6 +151,18 @@ impl FakeKernel {
             _ if !whole => Ok(()),
             _ if action.is_of_way_out() => self.apply_to_way_out(action),
             _ => self.apply_to_segment(action),
+        }
+    }
+
+    /// The kernel deletes VXLAN devices with the namespace of their socket.
+    fn delete_encrypted_underlay(&mut self) {
+        let address = self.state.encryption.take().and_then(|there| there.address);
+        for segment in self.state.segments.values_mut() {
+            let is_in_it = |tunnel: &ObservedTunnel| address.is_some() && tunnel.local == address;
+            if segment.tunnel.as_ref().is_some_and(is_in_it) {
+                segment.tunnel = None;
+                segment.flood.clear();
+            }
         }
     }
 
@@ -252,6 +274,9 @@ impl FakeKernel {
         vtep: Vtep,
         mark: Option<OwnerTag>,
     ) -> Result<(), KernelError> {
+        if vtep.encrypted && self.state.encryption.is_none() {
+            return Err(KernelError::Injected("there is no encrypted underlay"));
+        }
         let segment = self.segment(vni)?;
         refuse_foreign(segment, vni, TUNNEL)?;
         if segment.tunnel.is_some() {

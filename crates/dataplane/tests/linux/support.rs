@@ -190,7 +190,11 @@ impl Host {
             remotes: remotes.iter().copied().collect(),
             replication: Arc::new(flood(remotes)),
             gateways: GATEWAYS.map(|gateway| gateway.parse().unwrap()).into(),
-            ..Segment::empty(network(), MTU, Vtep { address: self.address, port: VXLAN_PORT })
+            ..Segment::empty(
+                network(),
+                MTU,
+                Vtep { address: self.address, port: VXLAN_PORT, encrypted: false },
+            )
         };
         self.desired.segments.insert(vni(), segment);
     }

@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use proptest::collection::{btree_set, vec};
 use proptest::prelude::*;
 use shoutd_core::limits::LEARNED_MAX;
+use shoutd_core::plane::EncryptionWanted;
 use shoutd_core::plane::{
     ALL_MULTICAST, Action, ContainerEnd, Desired, DeviceName, GATEWAY_MAC, INTERFACE_PREFIX,
     InterfaceName, Learned, Observed, ObservedBridge, ObservedPort, ObservedSegment,
@@ -48,7 +49,12 @@ fn as_observed(desired: &Desired, there: &BTreeSet<PathBuf>) -> Observed {
     let underlay_filter =
         desired.underlay_filter.clone().map_or(ObservedUnderlayFilter::Absent, whole);
     let way_out = Some(way_out());
-    Observed { underlay_filter, way_out, segments, missing_sandboxes, ..Observed::default() }
+    let encryption = match &desired.encryption {
+        EncryptionWanted::Present(wanted) => Some(wanted.into()),
+        _ => None,
+    };
+    let observed = Observed { underlay_filter, way_out, segments, ..Observed::default() };
+    Observed { encryption, missing_sandboxes, ..observed }
 }
 
 /// The uplink of a segment, with an address that no other segment's has.
@@ -252,6 +258,8 @@ fn is_in_order(plan: &[Action]) -> bool {
 fn rank(action: &Action) -> u8 {
     match action {
         Action::InstallUnderlayFilter { .. } | Action::RemoveUnderlayFilter => 0,
+        Action::SetEncryptedUnderlay { .. } => 0,
+        Action::DeleteEncryptedUnderlay => 17,
         Action::DeleteSegment { .. } => 0,
         Action::CreateSegment { .. } => 1,
         Action::CreateBridge { .. } => 2,
@@ -374,7 +382,7 @@ fn one_container() -> (Desired, Observed) {
         name: InterfaceName::numbered(INTERFACE_PREFIX),
         sandbox: Some("/sandbox/0".into()),
     };
-    let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789 };
+    let vtep = Vtep { address: Ipv4Addr::LOCALHOST.into(), port: 7789, encrypted: false };
     let segment = Segment {
         ports: BTreeMap::from([(DeviceName::port(&endpoint), wanted)]),
         ..Segment::empty("a".repeat(64).parse().unwrap(), 1450, vtep)

@@ -2,19 +2,21 @@
 //! few, so that they clash.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use ipnet::Ipv4Net;
 use proptest::collection::{btree_map, btree_set, vec};
 use proptest::option;
 use proptest::prelude::*;
+use shoutd_core::cluster::TunnelKey;
 use shoutd_core::limits::LEARNED_MAX;
 use shoutd_core::plane::{
-    ALL_MULTICAST, ContainerEnd, Desired, DeviceName, Dropped, GATEWAY_MAC, GROUPS_MAX,
-    INTERFACE_PREFIX, InterfaceName, Learned, Observed, ObservedBridge, ObservedPort,
-    ObservedSegment, ObservedTunnel, ObservedUnderlayFilter, ObservedUplink, ObservedWayOut,
-    OwnerTag, Place, Port, Segment, UnderlayFilter, UplinkFar, Vtep,
+    ALL_MULTICAST, ContainerEnd, Desired, DeviceName, Dropped, EncryptedPeer, EncryptedUnderlay,
+    EncryptionWanted, GATEWAY_MAC, GROUPS_MAX, INTERFACE_PREFIX, InterfaceName, Learned, Observed,
+    ObservedBridge, ObservedEncryption, ObservedPort, ObservedSegment, ObservedTunnel,
+    ObservedUnderlayFilter, ObservedUplink, ObservedWayOut, OwnerTag, Place, Port, Segment,
+    UnderlayFilter, UplinkFar, Vtep,
 };
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
 use shoutd_dataplane::testing::{FakeKernel, Fault};
@@ -129,18 +131,57 @@ prop_compose! {
             max_rate,
             gateways,
             ports: ports.into_iter().collect(),
-            ..Segment::empty(network, mtu, Vtep { address, port })
+            ..Segment::empty(network, mtu, Vtep { address, port, encrypted: false })
         }
     }
 }
 
-pub fn desired() -> impl Strategy<Value = Desired> {
-    let segments = btree_map(vni(), segment(), 0..3);
-    (option::of(underlay_filter()), segments).prop_map(|(underlay_filter, segments)| Desired {
-        underlay_filter,
-        segments,
-        untold: BTreeSet::new(),
-    })
+prop_compose! {
+    pub fn desired()(
+        underlay_filter in option::of(underlay_filter()),
+        encryption in encryption_wanted(),
+        segments in btree_map(vni(), (segment(), any::<bool>()), 0..3),
+    ) -> Desired {
+        let mut desired =
+            Desired { underlay_filter, encryption, ..Desired::default() };
+        for (vni, (mut segment, encrypted)) in segments {
+            if let EncryptionWanted::Present(underlay) = &desired.encryption && encrypted {
+                segment.vtep.address = underlay.address.into();
+                segment.vtep.encrypted = true;
+            }
+            desired.segments.insert(vni, segment);
+        }
+        desired
+    }
+}
+
+fn encryption_wanted() -> impl Strategy<Value = EncryptionWanted> {
+    prop_oneof![
+        Just(EncryptionWanted::Absent),
+        encrypted_underlay().prop_map(EncryptionWanted::Present),
+    ]
+}
+
+prop_compose! {
+    fn encrypted_underlay()(
+        (host, key) in (1_u16..3, 1_u8..3),
+        port in 7792_u16..7794,
+        mtu in mtu(),
+        peers in btree_map(3_u8..6, (1_u16..4, address()), 0..3),
+    ) -> EncryptedUnderlay {
+        let address = |host| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host);
+        let peers = peers.into_iter().map(|(key, (host, underlay))| {
+            let endpoint = SocketAddr::new(underlay, 7792);
+            (TunnelKey::new([key; 32]), EncryptedPeer { address: address(10 + host), endpoint })
+        });
+        EncryptedUnderlay {
+            address: address(host),
+            port,
+            mtu,
+            key: TunnelKey::new([key; 32]),
+            peers: peers.collect(),
+        }
+    }
 }
 
 prop_compose! {
@@ -315,9 +356,12 @@ prop_compose! {
         segments in btree_map(vni(), observed_segment(), 0..3),
         sandboxes in btree_set(sandbox(), 0..4),
         underlay_filter in observed_underlay_filter(),
+        encryption in option::of(encrypted_underlay()),
     ) -> FakeKernel {
         let way_out = Some(way_out());
-        let mut state = Observed { underlay_filter, way_out, segments, ..Observed::default() };
+        let encryption = encryption.map(|there| ObservedEncryption::from(&there));
+        let mut state =
+            Observed { underlay_filter, encryption, way_out, segments, ..Observed::default() };
         for port in state.segments.values_mut().flat_map(|segment| segment.ports.values_mut()) {
             // A namespace that is gone takes its devices along.
             port.container_end = port.container_end.take().filter(|end| match &end.place {

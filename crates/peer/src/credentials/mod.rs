@@ -4,6 +4,7 @@
 mod files;
 #[cfg(test)]
 mod tests;
+mod tunnel;
 
 use std::fmt;
 use std::io;
@@ -84,6 +85,12 @@ pub enum CredentialError {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+    /// The key of the encrypted underlay is damaged. A new one does no harm.
+    #[error("{} is damaged: remove it; shoutd then makes another", .path.display())]
+    DamagedTunnelKey {
+        /// The file.
+        path: PathBuf,
     },
     /// The issued credentials are not for this host.
     #[error("the credentials that the cluster issued to this host cannot be used: {0}")]

@@ -1,0 +1,289 @@
+//! The encrypted underlay: a WireGuard device in a network namespace of its own.
+
+mod userspace;
+
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+
+use ipnet::{IpNet, Ipv6Net};
+use shoutd_core::cluster::TunnelKey;
+use shoutd_core::plane::{
+    ENCRYPTED_DEVICE, ENCRYPTED_NAMESPACE, EncryptedUnderlay, ObservedEncryption, ObservedPeer,
+    OwnerTag,
+};
+use shoutd_netlink::wireguard::{
+    Change, Device, NewWireguard, PeerSettings, PrivateKey, PublicKey, Settings, Wireguard,
+};
+use shoutd_netlink::{Kind, Link, LinkChange, Namespace, Route};
+
+use self::userspace::Userspace;
+use super::execute::{find, foreign};
+use super::{GROUP, LinuxKernel, is_ours, write_setting};
+use crate::kernel_error::KernelError;
+
+/// The interval of keepalives, in seconds. They keep sessions warm, so that no first packet waits
+/// for a handshake, and NAT and stateful firewalls open.
+const KEEPALIVE: NonZeroU16 = NonZeroU16::new(25).unwrap();
+
+/// The prefix length of a cluster's addresses: all peers are directly connected.
+const PREFIX: u8 = 48;
+
+/// Which WireGuard a host uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WireguardTier {
+    /// The kernel's.
+    Kernel,
+    /// A process of its own.
+    Userspace,
+}
+
+/// What this host needs for encryption.
+#[derive(Debug)]
+pub struct EncryptionSetup {
+    /// The private key of its end.
+    pub private_key: PrivateKey,
+    /// Which WireGuard to use; `None` for the kernel's if it has one.
+    pub tier: Option<WireguardTier>,
+    /// The program that runs WireGuard in user space.
+    pub program: PathBuf,
+    /// The control socket of that process.
+    pub socket: PathBuf,
+}
+
+/// The end of the encrypted underlay on this host.
+#[derive(Debug)]
+pub(super) struct Encryption {
+    setup: EncryptionSetup,
+    userspace: Userspace,
+}
+
+/// The namespace of the WireGuard device, opened for one observation or action.
+struct Vault {
+    namespace: Namespace,
+    route: Route,
+}
+
+impl Vault {
+    fn open(namespace: Namespace) -> Result<Self, KernelError> {
+        Ok(Self { route: Route::open(&namespace)?, namespace })
+    }
+
+    /// The WireGuard device, if it is there and ours.
+    fn link(&mut self) -> Result<Option<Link>, KernelError> {
+        match self.route.link(ENCRYPTED_DEVICE)? {
+            Some(link) if !is_ours(&link) => Err(foreign(&link, ENCRYPTED_NAMESPACE.to_owned())),
+            link => Ok(link),
+        }
+    }
+}
+
+fn tier_of(link: &Link) -> WireguardTier {
+    if link.kind == Kind::Wireguard { WireguardTier::Kernel } else { WireguardTier::Userspace }
+}
+
+impl Encryption {
+    pub(super) fn new(setup: EncryptionSetup) -> Self {
+        let userspace = Userspace::new(&setup);
+        Self { setup, userspace }
+    }
+
+    /// The tier to use on this kernel.
+    fn tier(&self, namespace: &Namespace) -> Result<WireguardTier, KernelError> {
+        if let Some(tier) = self.setup.tier {
+            return Ok(tier);
+        }
+        let kernel = Wireguard::open(namespace)?.is_some();
+        Ok(if kernel { WireguardTier::Kernel } else { WireguardTier::Userspace })
+    }
+
+    fn device(
+        &mut self,
+        namespace: &Namespace,
+        link: &Link,
+    ) -> Result<Option<Device>, KernelError> {
+        match tier_of(link) {
+            WireguardTier::Kernel => match Wireguard::open(namespace)? {
+                Some(mut wireguard) => Ok(wireguard.device(link.index)?),
+                None => Ok(None),
+            },
+            WireguardTier::Userspace => Ok(self.userspace.device()),
+        }
+    }
+
+    fn change(
+        &mut self,
+        namespace: &Namespace,
+        link: &Link,
+        change: &Change,
+    ) -> Result<(), KernelError> {
+        match tier_of(link) {
+            WireguardTier::Kernel => {
+                let wireguard = Wireguard::open(namespace)?;
+                let mut wireguard = wireguard.ok_or(KernelError::NoWireguard)?;
+                Ok(wireguard.change(link.index, change)?)
+            }
+            WireguardTier::Userspace => self.userspace.change(change),
+        }
+    }
+}
+
+impl LinuxKernel {
+    /// What is there; `None` if the namespace is not.
+    pub(super) fn observe_encryption(&mut self) -> Result<Option<ObservedEncryption>, KernelError> {
+        let Some(namespace) = self.named.open(ENCRYPTED_NAMESPACE)? else { return Ok(None) };
+        let mut vault = Vault::open(namespace)?;
+        let Some(link) = vault.link()? else { return Ok(Some(nothing())) };
+        let addresses = vault.route.addresses()?.into_iter();
+        let own = addresses.filter(|address| address.link == link.index).map(|a| a.net.addr());
+        let own: Vec<_> = own.collect();
+        let address = match own.as_slice() {
+            [address] if link.up => Some(*address),
+            _ => None,
+        };
+        let device = match &mut self.encryption {
+            Some(encryption) => encryption.device(&vault.namespace, &link)?,
+            None => None,
+        };
+        let Some(device) = device else { return Ok(Some(nothing())) };
+        let peers = device.peers.iter().map(|(key, peer)| {
+            let nets: Vec<_> = peer.allowed_ips.iter().collect();
+            let address = match nets.as_slice() {
+                [IpNet::V6(net)] if net.prefix_len() == 128 => Some(net.addr()),
+                _ => None,
+            };
+            (TunnelKey::new(key.0), ObservedPeer { address, endpoint: peer.endpoint })
+        });
+        Ok(Some(ObservedEncryption {
+            key: device.public_key.map(|key| TunnelKey::new(key.0)),
+            port: device.listen_port,
+            mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
+            address,
+            peers: peers.collect(),
+        }))
+    }
+
+    /// Makes what is missing, and sets keys, port and peers.
+    pub(super) fn set_encrypted_underlay(
+        &mut self,
+        wanted: &EncryptedUnderlay,
+    ) -> Result<(), KernelError> {
+        let encryption = self.encryption.as_mut().ok_or(KernelError::NoWireguard)?;
+        let namespace = self.named.create(ENCRYPTED_NAMESPACE, || {
+            // Nothing but the peers' packets, which only come from their own addresses.
+            for (name, value) in [("addr_gen_mode", "1"), ("accept_ra", "0"), ("autoconf", "0")] {
+                write_setting(&format!("ipv6/conf/default/{name}"), value)?;
+            }
+            Ok(())
+        })?;
+        let mut vault = Vault::open(namespace)?;
+        let tier = encryption.tier(&vault.namespace)?;
+        if let Some(link) = vault.link()?
+            && tier_of(&link) != tier
+        {
+            encryption.userspace.end();
+            vault.route.delete_link(link.index)?;
+        }
+        match tier {
+            WireguardTier::Kernel if vault.link()?.is_none() => {
+                let mtu = u32::from(wanted.mtu);
+                let new = NewWireguard { name: ENCRYPTED_DEVICE, group: GROUP, mtu };
+                self.host_route.create_wireguard(&new, &vault.namespace)?;
+            }
+            WireguardTier::Kernel => {}
+            WireguardTier::Userspace => {
+                let file = self.named.path(ENCRYPTED_NAMESPACE);
+                encryption.userspace.ensure_runs(&file, wanted.port)?;
+            }
+        }
+        let link = find(&mut vault.route, ENCRYPTED_DEVICE, ENCRYPTED_NAMESPACE)?;
+        let tag = OwnerTag::Encryption.to_string();
+        let change = LinkChange {
+            mtu: Some(u32::from(wanted.mtu)),
+            alias: Some(&tag),
+            up: Some(true),
+            ..LinkChange::default()
+        };
+        let present = encryption.device(&vault.namespace, &link)?;
+        let settings = settings(wanted, encryption.setup.private_key.clone());
+        let present = present.unwrap_or_else(|| blank(&link));
+        encryption.change(&vault.namespace, &link, &settings.difference(&present))?;
+        vault.route.change_link(link.index, &change)?;
+        set_address(&mut vault.route, link.index, wanted)
+    }
+
+    /// Deletes the device, the process and the namespace.
+    pub(super) fn delete_encrypted_underlay(&mut self) -> Result<(), KernelError> {
+        if let Some(encryption) = &mut self.encryption {
+            encryption.userspace.end();
+        }
+        if let Some(namespace) = self.named.open(ENCRYPTED_NAMESPACE)? {
+            let mut vault = Vault::open(namespace)?;
+            if let Some(link) = vault.link()? {
+                vault.route.delete_link(link.index)?;
+            }
+        }
+        Ok(self.named.delete(ENCRYPTED_NAMESPACE)?)
+    }
+
+    /// A socket in the namespace of the WireGuard device, in which VXLAN devices of encrypted
+    /// networks are created.
+    pub(super) fn encrypted_route(&self) -> Result<Route, KernelError> {
+        let namespace = self.named.open(ENCRYPTED_NAMESPACE)?;
+        let missing = || KernelError::NoNamespace { namespace: ENCRYPTED_NAMESPACE.to_owned() };
+        Ok(Route::open(&namespace.ok_or_else(missing)?)?)
+    }
+}
+
+/// What is observed without a device that can be read.
+fn nothing() -> ObservedEncryption {
+    ObservedEncryption { key: None, port: 0, mtu: 0, address: None, peers: [].into() }
+}
+
+/// A device without settings.
+fn blank(link: &Link) -> Device {
+    Device {
+        index: link.index,
+        name: link.name.clone(),
+        private_key: None,
+        public_key: None,
+        listen_port: 0,
+        fwmark: 0,
+        peers: [].into(),
+    }
+}
+
+fn settings(wanted: &EncryptedUnderlay, private_key: PrivateKey) -> Settings {
+    let peers = wanted.peers.iter().map(|(key, peer)| {
+        let settings = PeerSettings {
+            preshared_key: None,
+            endpoint: Some(peer.endpoint),
+            keepalive: Some(KEEPALIVE),
+            allowed_ips: [IpNet::V6(Ipv6Net::from(peer.address))].into(),
+        };
+        (PublicKey(key.octets()), settings)
+    });
+    Settings {
+        private_key,
+        listen_port: NonZeroU16::new(wanted.port).unwrap_or(NonZeroU16::MAX),
+        fwmark: 0,
+        peers: peers.collect(),
+    }
+}
+
+/// Makes this the only address of the device.
+fn set_address(
+    route: &mut Route,
+    index: u32,
+    wanted: &EncryptedUnderlay,
+) -> Result<(), KernelError> {
+    let net = IpNet::V6(Ipv6Net::new_assert(wanted.address, PREFIX));
+    let there = route.addresses()?.into_iter().filter(|address| address.link == index);
+    let there: Vec<IpNet> = there.map(|address| address.net).collect();
+    for other in there.iter().filter(|other| **other != net) {
+        route.remove_address(index, *other)?;
+    }
+    if !there.contains(&net) {
+        route.add_address(index, net)?;
+    }
+    Ok(())
+}
