@@ -133,9 +133,15 @@ mod tests {
         let json = serde_json::to_value(&logged).unwrap();
         assert_eq!(
             json,
-            json!({ "v": STATE_VERSION, "content": { "Found": { "cluster": ClusterId::new(7) } } })
+            json!({ "v": 2, "content": { "Found": { "cluster": ClusterId::new(7) } } }),
+            "builds without encryption know it"
         );
         assert_eq!(serde_json::from_value::<Logged>(json).unwrap(), logged);
+        let newer = Logged::from(Command::SetEncryption { always: true });
+        assert_eq!(
+            serde_json::to_value(&newer).unwrap(),
+            json!({ "v": 3, "content": { "SetEncryption": { "always": true } } })
+        );
     }
 
     #[test]

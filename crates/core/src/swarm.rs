@@ -369,7 +369,7 @@ mod tests {
             .get_mut(&network())
             .unwrap()
             .options
-            .insert("encrypted".to_owned(), String::new());
+            .insert("parent".to_owned(), "eth0".to_owned());
         assert_eq!(plan_swarm(&cluster, &has, host(1)), [SwarmAction::Refuse(network())]);
         let settings = has.networks[&network()].settings();
         // Created by an older version.
@@ -379,7 +379,7 @@ mod tests {
         assert_eq!(plan_swarm(&cluster, &has, host(1)), [SwarmAction::Describe(network())]);
         let problems = crate::plane::unkept_networks(&cluster);
         assert!(
-            problems[0].contains("option encrypted") && problems[0].contains("in the clear"),
+            problems[0].contains("option parent") && problems[0].contains("advertise addresses"),
             "{problems:?}"
         );
         let mut six = listed("bar");

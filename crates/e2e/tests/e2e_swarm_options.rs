@@ -61,9 +61,9 @@ fn refused(cluster: &mut Cluster) -> Result<()> {
         (
             "unknown",
             ["-o", "shoutd.nonesuch=1", "--subnet=10.62.0.0/24"],
-            "it has shoutd.interface-prefix",
+            "it has shoutd.encrypted",
         ),
-        ("secret", ["-o", "encrypted", "--subnet=10.64.0.0/24"], "VXLAN in the clear"),
+        ("parent", ["-o", "parent=eth0", "--subnet=10.64.0.0/24"], "their advertise addresses"),
         ("six", ["--ipv6", "--subnet=10.63.0.0/24", "--subnet=fd63::/64"], "without --ipv6"),
     ];
     for (name, options, reason) in cases {

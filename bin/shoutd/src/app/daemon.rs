@@ -1,8 +1,6 @@
 //! Starts and stops the daemon.
 
-use std::fs;
 use std::future::Future;
-use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -12,15 +10,13 @@ use anyhow::{Context, Result, anyhow};
 use axum::Router;
 use clap::ArgMatches;
 use shoutd_cli::Configuration;
-use shoutd_consensus::{Consensus, FILES, NoticeKind};
+use shoutd_consensus::{Consensus, NoticeKind};
 use shoutd_core::cluster::TunnelEnd;
 use shoutd_core::events::EventKind;
-use shoutd_core::swarm;
 use shoutd_core::view::{self, Membership};
 use shoutd_dataplane::LinuxKernel;
 use shoutd_docker::engine::EngineClient;
 use shoutd_docker::plugin::{self, Scope};
-use shoutd_peer::CredentialStore;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -29,7 +25,7 @@ use tracing::{info, warn};
 
 use crate::advertise;
 use crate::api::control::{self, Control};
-use crate::api::events::{self, Events};
+use crate::api::events::Events;
 use crate::api::rollout::{self, Rollouts};
 use crate::api::trace::Countings;
 use crate::api::views::Views;
@@ -39,7 +35,7 @@ use crate::app::opening::{Daemon, raise_descriptor_limit};
 use crate::app::services::{Owners, Services};
 use crate::app::settings::{Wanted, needs_swarm};
 use crate::app::supervision::Tasks;
-use crate::app::{last_run, memory, readiness, sockets};
+use crate::app::{data, last_run, memory, readiness, sockets};
 use crate::docker::driver::Driver;
 use crate::docker::follower::EngineFollower;
 use crate::docker::mirrors::Mirrors;
@@ -49,7 +45,7 @@ use crate::membership::enrollment::Waiting;
 use crate::membership::formation::Formation;
 use crate::membership::leaving::Leaving;
 use crate::membership::swarm_node::SwarmStart;
-use crate::membership::tokens::{self, Tokens};
+use crate::membership::tokens::Tokens;
 use crate::membership::{encryption, enrollment, renewal};
 use crate::metrics::{self, Collector, Served};
 use crate::names::{HostsFiles, Learner, Resolvers};
@@ -278,7 +274,7 @@ impl Daemon {
                      kernel: {error}"
                 );
             }
-            forget(&credentials, &data_directory, &plugin_path)?;
+            data::forget(&credentials, &data_directory, &plugin_path)?;
             return ended.map(|_| Ended::HasLeft);
         }
         ended
@@ -439,30 +435,6 @@ async fn record_notices(consensus: Arc<Consensus>, events: Arc<Events>, stop: Ca
         };
         events.note(kind, &notice.host, &notice.text);
     }
-}
-
-/// Deletes the data of a host that has left its cluster, except its log. Its next start is then
-/// like its first.
-fn forget(
-    credentials: &CredentialStore,
-    data_directory: &Path,
-    plugin_socket: &Path,
-) -> Result<()> {
-    let kept = FILES
-        .into_iter()
-        .chain([tokens::FILE, events::FILE, view::START_FILE])
-        .map(|file| data_directory.join(file));
-    // Without the socket, an engine reports a missing plugin at once, and does not wait for it.
-    let swarm_socket = data_directory.join(swarm::SOCKET_DIRECTORY).join(swarm::SOCKET);
-    for path in kept.chain([plugin_socket.to_owned(), swarm_socket]) {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(error).with_context(|| format!("cannot remove {}", path.display()));
-            }
-            _ => {}
-        }
-    }
-    Ok(credentials.leave()?)
 }
 
 #[cfg(test)]

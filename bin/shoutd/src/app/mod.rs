@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod condition;
 pub mod daemon;
+mod data;
 pub mod last_run;
 pub mod live_settings;
 pub mod local_state;

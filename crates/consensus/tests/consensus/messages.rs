@@ -180,8 +180,8 @@ async fn a_host_stops_at_a_command_that_it_does_not_know() {
     let line = timeout(SOON, node.consensus.stopped()).await.unwrap();
     assert_eq!(
         line,
-        "the cluster agreed on something that this version of shoutd does not know (version 3 \
-         of agreed state, this one knows 2: it is newer): upgrade shoutd on this host; it \
+        "the cluster agreed on something that this version of shoutd does not know (version 4 \
+         of agreed state, this one knows 3: it is newer): upgrade shoutd on this host; it \
          then continues where it stopped"
     );
     assert_eq!(node.state().id, Some(founded()), "earlier entries are applied");

@@ -290,7 +290,8 @@ mod tests {
         assert_eq!(
             check("shoutd.max_rate", "5").unwrap_err().to_string(),
             "shoutd has no option shoutd.max_rate; it has shoutd.encrypted, \
-             shoutd.interface-prefix, shoutd.mac-moves, shoutd.max-rate, shoutd.multicast-route and shoutd.names"
+             shoutd.interface-prefix, shoutd.mac-moves, shoutd.max-rate, shoutd.multicast-route \
+             and shoutd.names"
         );
     }
 }

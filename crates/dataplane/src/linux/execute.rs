@@ -5,16 +5,16 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use ipnet::IpNet;
-use shoutd_core::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX, TUNNEL_ADDRESSES_MAX};
+use shoutd_core::limits::{GROUPS_PER_PORT_MAX, LEARNED_MAX};
 use shoutd_core::plane::{
     Action, BRIDGE, DeviceName, GATEWAY_LINK_LOCAL, GATEWAY_MAC, GROUPS_MAX, IGMP_VERSION,
     MEMBERSHIP_INTERVAL, MEMBERSHIP_INTERVAL_OF_KERNEL, MLD_VERSION, MULTICAST_ROUTER_ALWAYS,
-    OwnerTag, Place, Port, TUNNEL, UPLINK, Vtep, namespace_name,
+    OwnerTag, Place, Port, TUNNEL, UPLINK, namespace_name,
 };
 use shoutd_core::{NetworkId, Vni};
 use shoutd_netlink::{
-    Address, BridgeSettings, GroupFilter, Kind, Link, LinkChange, Namespace, NewVeth, NewVxlan,
-    Route, VethEnd,
+    Address, BridgeSettings, GroupFilter, Kind, Link, LinkChange, Namespace, NewVeth, Route,
+    VethEnd,
 };
 
 use super::handle::{SandboxHandle, SegmentHandle};
@@ -22,9 +22,6 @@ use super::observe::{is_link_local, multicast_routes};
 use super::way_out::{WAY_OUT, segment_rules};
 use super::{GROUP, LEARNED_READ_MAX, LinuxKernel, is_everywhere, is_ours, write_setting};
 use crate::kernel_error::KernelError;
-
-/// TTL of VXLAN packets, as of the host's own packets: enough for any underlay.
-const TTL: u8 = 64;
 
 /// The settings of every bridge. We replace the membership interval only if it is the kernel's
 /// default: a user chose any other value.
@@ -194,32 +191,6 @@ impl LinuxKernel {
             self.named.delete(&namespace_name(vni))?;
         }
         Ok(())
-    }
-
-    fn create_tunnel(
-        &mut self,
-        vni: Vni,
-        network: &NetworkId,
-        vtep: Vtep,
-    ) -> Result<(), KernelError> {
-        let segment = self.segment(vni)?;
-        segment.refuse_foreign(vni, TUNNEL)?;
-        let into = segment.namespace.clone();
-        let new = NewVxlan {
-            name: TUNNEL,
-            group: GROUP,
-            vni: vni.get(),
-            local: vtep.address,
-            port: vtep.port,
-            ttl: TTL,
-            addresses_max: limit(TUNNEL_ADDRESSES_MAX),
-        };
-        if vtep.encrypted {
-            self.encrypted_route()?.create_vxlan(&new, &into)?;
-        } else {
-            self.host_route.create_vxlan(&new, &into)?;
-        }
-        self.segment(vni)?.set_owner_tag(vni, TUNNEL, &OwnerTag::Network(network.clone()), None)
     }
 
     fn create_port(
@@ -404,7 +375,7 @@ impl SegmentHandle {
 }
 
 /// A limit as the kernel's type.
-fn limit(most: usize) -> u32 {
+pub(super) fn limit(most: usize) -> u32 {
     u32::try_from(most).unwrap_or(u32::MAX)
 }
 

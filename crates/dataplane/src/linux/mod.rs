@@ -20,6 +20,7 @@ mod registry;
 mod reports;
 mod source_filters;
 mod stamps;
+mod tunnel;
 mod tunnel_probes;
 mod underlay_filter;
 mod way_out;

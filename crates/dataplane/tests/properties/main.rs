@@ -250,8 +250,13 @@ fn is_in_order(plan: &[Action]) -> bool {
             ranks.entry(vni).or_default().push(rank(action));
         }
     }
-    // The underlay filter precedes all tunnels.
-    let is_filter_first = plan.iter().skip(1).all(|action| action.vni().is_some());
+    // The underlay filter and the encrypted underlay precede all tunnels, and the latter goes last.
+    let common = plan.iter().enumerate().filter(|(_, action)| action.vni().is_none());
+    let is_filter_first = common.clone().all(|(at, action)| match action {
+        Action::SetEncryptedUnderlay { .. } => at <= 1,
+        Action::DeleteEncryptedUnderlay => at + 1 == plan.len(),
+        _ => at == 0,
+    });
     is_filter_first && ranks.values().all(|ranks| ranks.is_sorted())
 }
 

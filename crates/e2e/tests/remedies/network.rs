@@ -62,8 +62,7 @@ pub fn foreign_device(cluster: &mut Cluster) -> Result<()> {
 }
 
 /// What is refused at creation, what the refusal advises, and the options that follow the advice.
-const REFUSED: [[&str; 3]; 12] = [
-    ["--opt encrypted", "leave it out", ""],
+const REFUSED: [[&str; 3]; 11] = [
     ["--opt com.docker.network.bridge.enable_icc=false", "leave it out", ""],
     ["--opt com.docker.network.bridge.host_binding_ipv4=127.0.0.1", "leave it out", ""],
     ["--opt com.docker.network.bridge.enable_ip_masquerade=false", "use --internal", "--internal"],

@@ -289,14 +289,16 @@ impl CredentialStore {
         self.enroll(Credentials::issue(self.key.public(), authority, had.cluster(), seal_key, now)?)
     }
 
-    /// Deletes the credentials and, on disk, the key: the next start generates another one, as the
-    /// id of a host that left never returns. Until then the host shows its self-signed certificate.
+    /// Deletes the credentials and, on disk, the keys: the next start generates others, as the id
+    /// of a host that left never returns. Until then the host shows its self-signed certificate.
     ///
     /// # Errors
     /// The files cannot be removed.
     pub fn leave(&self) -> Result<(), CredentialError> {
         // The certificate first: without it the other files do not count.
-        for file in [CERTIFICATE_FILE, SEAL_KEY_FILE, AUTHORITY_FILE, KEY_FILE] {
+        for file in
+            [CERTIFICATE_FILE, SEAL_KEY_FILE, AUTHORITY_FILE, KEY_FILE, tunnel::TUNNEL_KEY_FILE]
+        {
             files::remove(&self.directory, file)?;
         }
         *self.held.write() = None;

@@ -7,7 +7,7 @@ use super::{CredentialError, CredentialStore, files};
 use crate::key::random;
 
 /// 32 octets of Curve25519 (RFC 7748), as they are.
-const TUNNEL_KEY_FILE: &str = "tunnel.key";
+pub(super) const TUNNEL_KEY_FILE: &str = "tunnel.key";
 
 impl CredentialStore {
     /// The key, which is made at the first call.
