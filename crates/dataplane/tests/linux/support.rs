@@ -3,13 +3,14 @@
 //! namespace of the test's thread and ends with it.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -351,10 +352,19 @@ pub fn run(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A UDP socket in a container.
+/// A UDP socket in a container. A socket that was just closed may still occupy the address: a child
+/// of another test has copies of all descriptors between its fork and its exec.
 pub fn udp(container: &Namespace, bind: impl Into<SocketAddr>) -> UdpSocket {
     let address = bind.into();
-    let socket = container.run(|| UdpSocket::bind(address)).unwrap().unwrap();
+    let until = Instant::now() + PATIENCE;
+    let socket = loop {
+        match container.run(|| UdpSocket::bind(address)).unwrap() {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(1));
+            }
+            result => break result.unwrap(),
+        }
+    };
     socket.set_read_timeout(Some(PATIENCE)).unwrap();
     socket.set_broadcast(true).unwrap();
     socket
