@@ -86,7 +86,8 @@ mod tests {
     }
 
     proptest! {
-        /// Time is in milliseconds. Rounds begin 500 ms to 1 s apart, and answers come within 300 ms.
+        /// Time is in milliseconds. Rounds begin 500 ms to 1 s apart, and answers come within
+        /// 300 ms.
         #[test]
         fn managers_that_start_at_any_time_found_one_cluster(
             starts in prop::collection::vec(0_u64..6_000, 1..6),

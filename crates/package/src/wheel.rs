@@ -18,9 +18,9 @@ const PLATFORM: &str = "manylinux_2_17";
 const OTHER_PLATFORM: &str = "musllinux_1_1_x86_64";
 
 /// Writes `shoutd-<version>-py3-none-<platforms>.whl` and `shoutd-<version>.tar.gz`. maturin builds
-/// with the same options as [`crate::build`], so Cargo builds nothing again. With `--sdist` it would
-/// build the unpacked source distribution. Its programs have symbols, so those without them take
-/// their place.
+/// with the same options as [`crate::build`], so Cargo builds nothing again. With `--sdist` it
+/// would build the unpacked source distribution. Its programs have symbols, so those without them
+/// take their place.
 pub fn make(project: &Project, stage: &Stage, output: &Path) -> Result<()> {
     let venv = install_maturin(project)?;
     let made = empty_directory(project.build_directory().join("wheel"))?;

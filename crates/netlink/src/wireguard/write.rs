@@ -21,7 +21,8 @@ use crate::wire::{Message, NESTED, family_of};
 
 /// Octets of one message: half of what the length of an attribute can tell.
 pub(super) const MESSAGE_MAX: usize = 32 * 1024;
-/// Octets of a message that are not peers: headers, index, key, flags, port, mark, head of the list.
+/// Octets of a message that are not peers: headers, index, key, flags, port, mark, and the head of
+/// the list.
 const DEVICE_OCTETS: usize = 16 + 4 + 8 + 36 + 8 + 8 + 8 + 4;
 /// Octets of a peer at most, without its allowed IPs: its head, two keys, flags, endpoint,
 /// keepalive, head of the list.
