@@ -111,15 +111,13 @@ fn power_failure(hosts: &[Host; 3], peers: &[Container]) -> Result<()> {
         .map(|policy| Container::start(host, "foo", &[&format!("--restart={policy}")]))
         .into_iter()
         .collect::<Result<_>>()?;
-    let before = back.iter().map(|one| one.address("foo")).collect::<Result<Vec<_>>>()?;
     host.power_off()?;
     host.power_on()?;
     await_serving(host)?;
-    for (one, before) in back.iter().zip(before) {
+    for one in &back {
         wait_until(&format!("{} to run again", one.name), SOON, || {
             Ok((one.inspect("{{.State.Running}}")?.trim() == "true").then_some(()))
         })?;
-        ensure!(one.address("foo")? == before, "{} has another address", one.name);
     }
     let [sender, _, _] = peers else { bail!("no containers") };
     Stream::default().send(sender, &back.iter().collect::<Vec<_>>(), 1)
