@@ -119,6 +119,21 @@ fn pimd(router: &Container, version: &str) -> Result<Vec<Process>> {
     ])
 }
 
+/// Waits until the router's kernel has a route for the stream. Until then it holds three packets
+/// (`ipmr_cache_unresolved` in net/ipv4/ipmr.c) and drops the others.
+fn warm_up(sender: &Container, router: &Container, stream: Stream<'_>) -> Result<()> {
+    const ROUTES: &str = "cat /proc/net/ip_mr_cache /proc/net/ip6_mr_cache | grep -cE ' \
+                          [0-9]+:[0-9]+ *$' || true";
+    let count = || -> Result<usize> { Ok(router.sh(ROUTES)?.trim().parse()?) };
+    let before = count()?;
+    let to = match stream.group.parse()? {
+        IpAddr::V4(group) => format!("UDP4-DATAGRAM:{group}:6999"),
+        IpAddr::V6(group) => format!("UDP6-DATAGRAM:[{group}]:6999,so-bindtodevice=eth0"),
+    };
+    sender.sh(&format!("echo | socat -u - {to}"))?;
+    wait_until("a route of the router", SOON, || Ok((count()? > before).then_some(())))
+}
+
 fn smcroute(cluster: &mut Cluster) -> Result<()> {
     let [first, second, third] = cluster.three()?;
     let Routed { networks: _networks, sender, router } =
@@ -157,6 +172,7 @@ fn smcroute(cluster: &mut Cluster) -> Result<()> {
     let streams =
         [Stream { group: "239.131.1.1", ..BOTH[0] }, Stream { group: "ff15::131:1", ..BOTH[1] }];
     for stream in streams {
+        warm_up(&sender, &router, stream)?;
         stream.send_undisturbed(&sender, &[&receiver], 2).with_context(|| routing.printed().1)?;
     }
     let groups = streams.map(|stream| stream.group.parse::<IpAddr>());
