@@ -52,10 +52,15 @@ pub async fn publish(agreement: Agreement, end: TunnelEnd, stop: CancellationTok
         let wait = if is_missing(&cluster, &agreement, &end) {
             let command = Command::PublishTunnelEnd { host: agreement.me, end };
             match agreement.propose(command).await {
-                Ok(_) => info!(key = %end.key, port = end.port, "published the WireGuard key"),
-                Err(error) => warn!("cannot publish this host's WireGuard key: {error}"),
+                Ok(_) => {
+                    info!(key = %end.key, port = end.port, "published the WireGuard key");
+                    None
+                }
+                Err(error) => {
+                    warn!("cannot publish this host's WireGuard key: {error}");
+                    Some(RETRY)
+                }
             }
-            Some(RETRY)
         } else {
             None
         };

@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 
+use super::requests_encryption;
 use crate::cluster::Cluster;
 
 /// An option of another driver, whose effect shoutd does not provide.
@@ -128,7 +129,21 @@ pub fn unkept_networks(cluster: &Cluster) -> Vec<String> {
              {instead}"
         ))
     });
-    networks.collect()
+    networks.chain(not_encrypted(cluster)).collect()
+}
+
+/// The networks whose options request encryption, but which an older version created plain.
+fn not_encrypted(cluster: &Cluster) -> impl Iterator<Item = String> {
+    let plain = cluster.networks.iter().filter(|(_, network)| {
+        !network.encrypted && requests_encryption(&network.settings.options)
+    });
+    plain.map(|(id, network)| {
+        format!(
+            "network {} is not encrypted, although its options request it: an older version \
+             created it; remove it and create it again",
+            network.title(id)
+        )
+    })
 }
 
 #[cfg(test)]
@@ -165,5 +180,38 @@ mod tests {
         ] {
             assert_eq!(check_options(&one(name, "1400")), Ok(()), "{name}");
         }
+    }
+
+    #[test]
+    fn a_plain_network_that_looks_encrypted_is_named() {
+        use std::net::SocketAddr;
+        use std::sync::Arc;
+
+        use crate::cluster::{Command, Settings};
+        use crate::{ClusterId, HostId};
+
+        let origin = HostId::new(1).unwrap();
+        let address: SocketAddr = "192.0.2.1:7789".parse().unwrap();
+        let settings = Settings {
+            pools: Vec::new(),
+            options: one("encrypted", ""),
+            internal: false,
+            ipv6: false,
+            docker_ipam: false,
+            swarm: false,
+        };
+        let mut cluster = Cluster::default();
+        for command in [
+            Command::Found { cluster: ClusterId::new(7) },
+            Command::AdmitHost { host: origin, name: "h1".to_owned(), address },
+            Command::CreateNetwork { id: "a".repeat(64).parse().unwrap(), origin, settings },
+        ] {
+            cluster.apply(&command).unwrap();
+        }
+        assert_eq!(unkept_networks(&cluster), [""; 0]);
+        let network = cluster.networks.values_mut().next().unwrap();
+        Arc::make_mut(network).encrypted = false;
+        let problems = unkept_networks(&cluster);
+        assert!(problems[0].contains("is not encrypted"), "{problems:?}");
     }
 }

@@ -27,7 +27,7 @@ impl LinuxKernel {
     ) -> Result<Observed, KernelError> {
         let mut observed =
             Observed { underlay_filter: self.underlay_filter.observe(), ..Observed::default() };
-        observed.encryption = self.observe_encryption()?;
+        observed.encryption = self.observe_encryption();
         let way_out = observe_way_out(&mut self.host_route)?;
         observed.way_out = way_out.map(|(_, way_out)| way_out);
         self.refresh_segments(&mut observed.unreadable_segments)?;

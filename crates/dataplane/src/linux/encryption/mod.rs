@@ -15,10 +15,11 @@ use shoutd_netlink::wireguard::{
     Change, Device, NewWireguard, PeerSettings, PrivateKey, PublicKey, Settings, Wireguard,
 };
 use shoutd_netlink::{Kind, Link, LinkChange, Namespace, Route};
+use tracing::warn;
 
 use self::userspace::Userspace;
 use super::execute::{find, foreign};
-use super::{GROUP, LinuxKernel, is_ours, write_setting};
+use super::{GROUP, LinuxKernel, is_everywhere, is_ours, write_setting};
 use crate::kernel_error::KernelError;
 
 /// The interval of keepalives, in seconds. They keep sessions warm, so that no first packet waits
@@ -128,11 +129,23 @@ impl Encryption {
 }
 
 impl LinuxKernel {
-    /// What is there; `None` if the namespace is not.
-    pub(super) fn observe_encryption(&mut self) -> Result<Option<ObservedEncryption>, KernelError> {
+    /// What is there; `None` if the namespace is not. What cannot be read is taken as unset: plain
+    /// networks go on, and setting it again fails with the reason.
+    pub(super) fn observe_encryption(&mut self) -> Option<ObservedEncryption> {
+        self.read_encryption().unwrap_or_else(|error| {
+            warn!("cannot read the encrypted underlay: {error}");
+            Some(nothing())
+        })
+    }
+
+    fn read_encryption(&mut self) -> Result<Option<ObservedEncryption>, KernelError> {
         let Some(namespace) = self.named.open(ENCRYPTED_NAMESPACE)? else { return Ok(None) };
         let mut vault = Vault::open(namespace)?;
-        let Some(link) = vault.link()? else { return Ok(Some(nothing())) };
+        let Some(link) = vault.link()? else {
+            // A namespace in which only others have devices is not ours to delete.
+            let is_foreign = vault.route.links()?.iter().any(|link| !is_everywhere(link));
+            return Ok((!is_foreign).then(nothing));
+        };
         let addresses = vault.route.addresses()?.into_iter();
         let own = addresses.filter(|address| address.link == link.index).map(|a| a.net.addr());
         let own: Vec<_> = own.collect();
@@ -220,6 +233,10 @@ impl LinuxKernel {
             let mut vault = Vault::open(namespace)?;
             if let Some(link) = vault.link()? {
                 vault.route.delete_link(link.index)?;
+            }
+            // Somebody else uses it, too.
+            if vault.route.links()?.iter().any(|link| !is_everywhere(link)) {
+                return Ok(());
             }
         }
         Ok(self.named.delete(ENCRYPTED_NAMESPACE)?)
