@@ -187,13 +187,19 @@ mod tests {
         use std::net::SocketAddr;
         use std::sync::Arc;
 
-        use crate::cluster::{Command, Settings};
+        use crate::cluster::{Command, Pool, Settings};
         use crate::{ClusterId, HostId};
 
         let origin = HostId::new(1).unwrap();
         let address: SocketAddr = "192.0.2.1:7789".parse().unwrap();
+        let pool = Pool {
+            subnet: "10.9.0.0/24".parse().unwrap(),
+            gateway: None,
+            auxiliary: BTreeMap::new(),
+            range: None,
+        };
         let settings = Settings {
-            pools: Vec::new(),
+            pools: vec![pool],
             options: one("encrypted", ""),
             internal: false,
             ipv6: false,
