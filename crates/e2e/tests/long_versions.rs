@@ -126,6 +126,9 @@ fn roll(cluster: &mut Cluster) -> Result<()> {
             }
             println!("host{}: replaced", index + 1);
             works(cluster, &running, [host, &hosts[(index + 1) % 3]])?;
+            if index < 2 {
+                refuses_what_one_version_lacks(&hosts)?;
+            }
         }
         // A host of one version joins by way of a host of the other, and leaves.
         from.join(&late, first, &token)?;
@@ -136,6 +139,28 @@ fn roll(cluster: &mut Cluster) -> Result<()> {
     drop(containers);
     network.remove_on(second)?;
     cluster.await_clean()
+}
+
+/// No host takes an encrypted network while another would take it for a plain one.
+fn refuses_what_one_version_lacks(hosts: &[Host]) -> Result<()> {
+    for host in hosts {
+        let output = host.run([
+            "docker",
+            "network",
+            "create",
+            "--driver",
+            "shoutd",
+            "--opt",
+            "encrypted",
+            "--subnet=10.8.0.0/24",
+            "vault",
+        ])?;
+        // The version before says that it cannot encrypt; this one, which host must be upgraded.
+        let reasons = ["older version of shoutd", "VXLAN in the clear"];
+        let is_told = reasons.iter().any(|reason| output.stderr.contains(reason));
+        ensure!(!output.success() && is_told, "on {}: {output}", host.name());
+    }
+    Ok(())
 }
 
 /// Checks what users do, on all hosts: networks, containers that come and go, multicast, names.
