@@ -12,7 +12,7 @@ use shoutd_core::cluster::{Cluster, Command, STATE_WITH_ENCRYPTION};
 /// The newest version of commands and of agreed state that this build supports. Raised with every
 /// command and every field of agreed state that an older build would not understand. What is
 /// written carries the lowest version that supports it, so that hosts of different versions go on
-/// together as long as nobody uses what is new.
+/// together until the first command of the newer version.
 pub const STATE_VERSION: u32 = STATE_WITH_ENCRYPTION;
 
 /// Content with the lowest version that supports it.

@@ -314,7 +314,7 @@ fn removed(cluster: &mut Cluster) -> Result<()> {
         Ok((!ping?.success()).then_some(()))
     })?;
     Stream::default().send_undisturbed(&containers[0], &[&containers[1]], 1)?;
-    // As another host, it may join again. It finds what it had in the kernel.
+    // With a new identity it joins again, and adopts the device that it left in the kernel.
     third.sh("rm -rf /var/lib/shoutd/*")?;
     cluster.join(third, first)?;
     let late = Container::start(third, "foo", &[])?;

@@ -41,7 +41,7 @@ pub enum ClientError {
         deadline: Duration,
     },
     /// It refused a request: `ENOKEY` without a private key, `ENOSPC` at a limit, `EINVAL` for
-    /// what it does not understand. Earlier requests of the same change hold.
+    /// what it does not understand. Earlier requests of the same change stay in effect.
     #[error("the WireGuard process refused a request: {0}")]
     Refused(Errno),
     /// An answer, or a change, cannot be expressed in the protocol.

@@ -157,8 +157,8 @@ pub(super) fn encryption_wanted(
 }
 
 impl Underlay {
-    /// What WireGuard leaves of it, with an IPv6 address of no meaning. Below the minimum MTU of
-    /// IPv6, the kernel would remove IPv6 from the device.
+    /// What WireGuard leaves of it. The caller replaces the address, which is unspecified. Below
+    /// the minimum MTU of IPv6, the kernel would remove IPv6 from the device.
     pub(super) fn encrypted(self) -> Self {
         let overhead = if self.address.is_ipv4() { OVERHEAD_IPV4 } else { OVERHEAD_IPV6 };
         let mtu = self.mtu.saturating_sub(overhead).max(MTU_MIN);

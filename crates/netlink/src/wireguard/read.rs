@@ -45,7 +45,7 @@ pub(crate) struct Dump {
 
 impl Dump {
     /// Adds a message. The first one of a dump has the device's settings (`wg_get_device_dump`): a
-    /// repeated dump begins anew.
+    /// repeated dump starts again.
     pub(crate) fn add(&mut self, frame: &Frame<'_>) {
         if frame.octet(0) != GET_DEVICE {
             return;

@@ -59,12 +59,12 @@ pub(super) struct Encryption {
 }
 
 /// The namespace of the WireGuard device, opened for one observation or action.
-struct Vault {
+struct EncryptedNamespace {
     namespace: Namespace,
     route: Route,
 }
 
-impl Vault {
+impl EncryptedNamespace {
     fn open(namespace: Namespace) -> Result<Self, KernelError> {
         Ok(Self { route: Route::open(&namespace)?, namespace })
     }
@@ -140,13 +140,13 @@ impl LinuxKernel {
 
     fn read_encryption(&mut self) -> Result<Option<ObservedEncryption>, KernelError> {
         let Some(namespace) = self.named.open(ENCRYPTED_NAMESPACE)? else { return Ok(None) };
-        let mut vault = Vault::open(namespace)?;
-        let Some(link) = vault.link()? else {
+        let mut inside = EncryptedNamespace::open(namespace)?;
+        let Some(link) = inside.link()? else {
             // A namespace in which only others have devices is not ours to delete.
-            let is_foreign = vault.route.links()?.iter().any(|link| !is_everywhere(link));
+            let is_foreign = inside.route.links()?.iter().any(|link| !is_everywhere(link));
             return Ok((!is_foreign).then(nothing));
         };
-        let addresses = vault.route.addresses()?.into_iter();
+        let addresses = inside.route.addresses()?.into_iter();
         let own = addresses.filter(|address| address.link == link.index).map(|a| a.net.addr());
         let own: Vec<_> = own.collect();
         let address = match own.as_slice() {
@@ -154,7 +154,7 @@ impl LinuxKernel {
             _ => None,
         };
         let device = match &mut self.encryption {
-            Some(encryption) => encryption.device(&vault.namespace, &link)?,
+            Some(encryption) => encryption.device(&inside.namespace, &link)?,
             None => None,
         };
         let Some(device) = device else { return Ok(Some(nothing())) };
@@ -188,19 +188,19 @@ impl LinuxKernel {
             }
             Ok(())
         })?;
-        let mut vault = Vault::open(namespace)?;
-        let tier = encryption.tier(&vault.namespace)?;
-        if let Some(link) = vault.link()?
+        let mut inside = EncryptedNamespace::open(namespace)?;
+        let tier = encryption.tier(&inside.namespace)?;
+        if let Some(link) = inside.link()?
             && tier_of(&link) != tier
         {
             encryption.userspace.end();
-            vault.route.delete_link(link.index)?;
+            inside.route.delete_link(link.index)?;
         }
         match tier {
-            WireguardTier::Kernel if vault.link()?.is_none() => {
+            WireguardTier::Kernel if inside.link()?.is_none() => {
                 let mtu = u32::from(wanted.mtu);
                 let new = NewWireguard { name: ENCRYPTED_DEVICE, group: GROUP, mtu };
-                self.host_route.create_wireguard(&new, &vault.namespace)?;
+                self.host_route.create_wireguard(&new, &inside.namespace)?;
             }
             WireguardTier::Kernel => {}
             WireguardTier::Userspace => {
@@ -208,7 +208,7 @@ impl LinuxKernel {
                 encryption.userspace.ensure_runs(&file, wanted.port)?;
             }
         }
-        let link = find(&mut vault.route, ENCRYPTED_DEVICE, ENCRYPTED_NAMESPACE)?;
+        let link = find(&mut inside.route, ENCRYPTED_DEVICE, ENCRYPTED_NAMESPACE)?;
         let tag = OwnerTag::Encryption.to_string();
         let change = LinkChange {
             mtu: Some(u32::from(wanted.mtu)),
@@ -216,12 +216,12 @@ impl LinuxKernel {
             up: Some(true),
             ..LinkChange::default()
         };
-        let present = encryption.device(&vault.namespace, &link)?;
+        let present = encryption.device(&inside.namespace, &link)?;
         let settings = settings(wanted, encryption.setup.private_key.clone());
         let present = present.unwrap_or_else(|| blank(&link));
-        encryption.change(&vault.namespace, &link, &settings.difference(&present))?;
-        vault.route.change_link(link.index, &change)?;
-        set_address(&mut vault.route, link.index, wanted)
+        encryption.change(&inside.namespace, &link, &settings.difference(&present))?;
+        inside.route.change_link(link.index, &change)?;
+        set_address(&mut inside.route, link.index, wanted)
     }
 
     /// Deletes the device, the process and the namespace.
@@ -230,12 +230,12 @@ impl LinuxKernel {
             encryption.userspace.end();
         }
         if let Some(namespace) = self.named.open(ENCRYPTED_NAMESPACE)? {
-            let mut vault = Vault::open(namespace)?;
-            if let Some(link) = vault.link()? {
-                vault.route.delete_link(link.index)?;
+            let mut inside = EncryptedNamespace::open(namespace)?;
+            if let Some(link) = inside.link()? {
+                inside.route.delete_link(link.index)?;
             }
             // Somebody else uses it, too.
-            if vault.route.links()?.iter().any(|link| !is_everywhere(link)) {
+            if inside.route.links()?.iter().any(|link| !is_everywhere(link)) {
                 return Ok(());
             }
         }

@@ -80,7 +80,7 @@ impl Userspace {
         }
     }
 
-    /// Ends the process, whoever started it.
+    /// Ends the process, also one that an earlier daemon started.
     pub(super) fn end(&mut self) {
         let process = self.request(async |client| client.process());
         if let Ok(process) = process
