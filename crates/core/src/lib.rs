@@ -44,6 +44,7 @@ pub mod stale;
 pub mod stock;
 pub mod swarm;
 pub mod traffic;
+pub mod trust;
 pub mod tunnel;
 pub mod view;
 pub mod watch;
