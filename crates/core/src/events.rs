@@ -54,6 +54,9 @@ pub enum EventKind {
     /// This host and another do not trust each other's certificates, for example because the clock
     /// of one is wrong.
     HostDistrusted,
+    /// The cluster has replaced its certificate authority, and this host has a certificate from the
+    /// new one.
+    AuthorityReplaced,
     /// The address of a container on this host is leased to another host.
     AddressTaken,
     /// A kind that a newer version knows.
@@ -83,6 +86,7 @@ impl fmt::Display for EventKind {
             Self::DataSetBack => "data-set-back",
             Self::HostCopied => "host-copied",
             Self::HostDistrusted => "host-distrusted",
+            Self::AuthorityReplaced => "authority-replaced",
             Self::AddressTaken => "address-taken",
             Self::Other => "other",
         })

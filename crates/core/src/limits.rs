@@ -60,6 +60,10 @@ pub const ENROLLED_MAX: usize = 1000;
 /// Removed hosts that are remembered, so that they are told of their removal when they come back.
 pub const REMOVED_HOSTS_MAX: usize = 1000;
 
+/// Certificate authorities that were replaced and are remembered. A host that was away for more
+/// replacements must join again.
+pub const FORMER_AUTHORITIES_MAX: usize = 4;
+
 /// Octets of the certificate authority's certificate and sealed key, as text. They need about 2000.
 pub const AUTHORITY_BYTES_MAX: usize = 16_384;
 

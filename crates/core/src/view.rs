@@ -85,6 +85,10 @@ pub struct RemoveHost {
     /// request.
     #[serde(default)]
     pub force: bool,
+    /// Whether to replace the certificate authority too, so that the keys on the host's disk are of
+    /// no use to anybody.
+    #[serde(default)]
+    pub revoke: bool,
 }
 
 /// The request of `shoutdctl start` to a member: check which hosts are at these addresses.

@@ -5,7 +5,11 @@ mod common;
 
 use std::time::Duration;
 
-use shoutd_core::cluster::{Cluster, Command, Outcome, Pass, Pool, Refusal, Token, WantedAddress};
+use shoutd_core::cluster::{
+    Authority, Cluster, Command, Outcome, Pass, Pool, Refusal, STATE_WITH_ENCRYPTION,
+    STATE_WITHOUT_ENCRYPTION, Token, WantedAddress,
+};
+use shoutd_core::limits::FORMER_AUTHORITIES_MAX;
 use shoutd_core::stock::stock_size;
 use shoutd_core::{Fingerprint, HostId, NetworkId, TokenHash};
 
@@ -96,6 +100,43 @@ fn tokens_and_approvals_admit_hosts_as_long_as_they_are_valid() {
         Err(Refusal::NotApproved),
         "an approval is for one host"
     );
+}
+
+fn authority(number: usize) -> Authority {
+    Authority { certificate: format!("ce{number:02x}"), sealed_key: format!("5e{number:02x}") }
+}
+
+#[test]
+fn the_authority_is_replaced_once_and_with_it_end_all_tokens() {
+    let mut cluster = founded();
+    cluster.apply(&admission(1)).unwrap();
+    let now = Duration::from_secs(1);
+    let replace = |cluster: &mut Cluster, former: usize, new: usize| {
+        let former = authority(former).certificate;
+        cluster.apply(&Command::ReplaceAuthority { former, authority: authority(new) })
+    };
+    assert_eq!(replace(&mut cluster, 0, 1), Err(Refusal::OtherAuthority), "there is none yet");
+    cluster.apply(&Command::SetAuthority { authority: authority(0) }).unwrap();
+    assert_eq!(cluster.state_version(), STATE_WITHOUT_ENCRYPTION);
+    let hash = TokenHash([1; 32]);
+    let token = Token { expires: None, uses: None };
+    cluster.apply(&Command::AddToken { hash, token, now }).unwrap();
+    enroll(&mut cluster, 5, Pass::Token(hash), now).unwrap();
+
+    assert_eq!(replace(&mut cluster, 0, 1), Ok(Outcome::Done));
+    assert_eq!(cluster.state_version(), STATE_WITH_ENCRYPTION, "older builds must not skip it");
+    assert!(cluster.admissions.enrolled.is_empty() && cluster.admissions.tokens.is_empty());
+    assert_eq!(enroll(&mut cluster, 5, Pass::Token(hash), now), Err(Refusal::UnknownToken));
+    // Again after a timeout, and by another host that did not know of the first.
+    assert_eq!(replace(&mut cluster, 0, 1), Ok(Outcome::Done));
+    assert_eq!(replace(&mut cluster, 0, 2), Err(Refusal::OtherAuthority));
+    assert_eq!(cluster.admissions.authority, Some(authority(1)));
+    for number in 1..FORMER_AUTHORITIES_MAX + 2 {
+        replace(&mut cluster, number, number + 1).unwrap();
+    }
+    let former: Vec<_> =
+        (2..FORMER_AUTHORITIES_MAX + 2).map(|number| authority(number).certificate).collect();
+    assert_eq!(cluster.admissions.former_authorities, former, "the oldest are forgotten");
 }
 
 #[test]

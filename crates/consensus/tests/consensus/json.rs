@@ -92,6 +92,10 @@ fn admission() -> impl Strategy<Value = Command> {
         ("[0-9a-f]{0,8}", "[0-9a-f]{0,8}").prop_map(|(certificate, sealed_key)| {
             Command::SetAuthority { authority: Authority { certificate, sealed_key } }
         }),
+        ("[0-9a-f]{0,8}", "[0-9a-f]{0,8}").prop_map(|(certificate, sealed_key)| {
+            let authority = Authority { certificate, sealed_key };
+            Command::ReplaceAuthority { former: String::new(), authority }
+        }),
         (hash(), token, time()).prop_map(|(hash, (expires, uses), now)| Command::AddToken {
             hash,
             token: Token { expires, uses },

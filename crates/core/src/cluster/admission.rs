@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Outcome, Refusal};
 use crate::limits::{
-    APPROVALS_MAX, AUTHORITY_BYTES_MAX, ENROLLED_MAX, REMOVED_HOSTS_MAX, TOKENS_MAX,
+    APPROVALS_MAX, AUTHORITY_BYTES_MAX, ENROLLED_MAX, FORMER_AUTHORITIES_MAX, REMOVED_HOSTS_MAX,
+    TOKENS_MAX,
 };
 use crate::{Fingerprint, HostId, TokenHash};
 
@@ -22,6 +23,9 @@ use crate::{Fingerprint, HostId, TokenHash};
 pub struct Admissions {
     /// The certificate authority; `None` until the founder has published it.
     pub authority: Option<Authority>,
+    /// The certificates of authorities that were replaced, oldest first: DER in hexadecimal digits.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub former_authorities: Vec<String>,
     /// The tokens that admit hosts.
     pub tokens: BTreeMap<TokenHash, Token>,
     /// The hosts that an administrator admits without a token, by the fingerprint of their key.
@@ -80,11 +84,7 @@ pub enum Pass {
 
 impl Cluster {
     pub(super) fn set_authority(&mut self, authority: &Authority) -> Result<Outcome, Refusal> {
-        if authority.certificate.len() + authority.sealed_key.len() > AUTHORITY_BYTES_MAX {
-            return Err(Refusal::TooLarge(format!(
-                "the certificate authority has more than {AUTHORITY_BYTES_MAX} bytes"
-            )));
-        }
+        check_size(authority)?;
         match &self.admissions.authority {
             Some(known) if known.certificate != authority.certificate => {
                 Err(Refusal::OtherAuthority)
@@ -94,6 +94,31 @@ impl Cluster {
                 self.admissions.authority = Some(authority.clone());
                 Ok(Outcome::Done)
             }
+        }
+    }
+
+    /// Replaces the authority. Whoever has the former one's key can make tokens of it and certify
+    /// hosts, so those that are enrolled and not yet admitted must enroll again.
+    pub(super) fn replace_authority(
+        &mut self,
+        former: &str,
+        authority: &Authority,
+    ) -> Result<Outcome, Refusal> {
+        check_size(authority)?;
+        let admissions = &mut self.admissions;
+        match &mut admissions.authority {
+            Some(known) if known.certificate == authority.certificate => Ok(Outcome::Done),
+            Some(known) if known.certificate == former => {
+                admissions.former_authorities.push(former.to_owned());
+                let surplus =
+                    admissions.former_authorities.len().saturating_sub(FORMER_AUTHORITIES_MAX);
+                admissions.former_authorities.drain(..surplus);
+                known.clone_from(authority);
+                admissions.tokens.clear();
+                admissions.enrolled.clear();
+                Ok(Outcome::Done)
+            }
+            _ => Err(Refusal::OtherAuthority),
         }
     }
 
@@ -228,6 +253,15 @@ impl Cluster {
             self.admissions.removed.remove(&oldest);
         }
     }
+}
+
+fn check_size(authority: &Authority) -> Result<(), Refusal> {
+    if authority.certificate.len() + authority.sealed_key.len() > AUTHORITY_BYTES_MAX {
+        return Err(Refusal::TooLarge(format!(
+            "the certificate authority has more than {AUTHORITY_BYTES_MAX} bytes"
+        )));
+    }
+    Ok(())
 }
 
 impl Token {

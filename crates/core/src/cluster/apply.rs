@@ -24,6 +24,9 @@ impl Cluster {
             Command::Found { cluster } => self.found(*cluster),
             _ if self.id.is_none() => Err(Refusal::NoCluster),
             Command::SetAuthority { authority } => self.set_authority(authority),
+            Command::ReplaceAuthority { former, authority } => {
+                self.replace_authority(former, authority)
+            }
             Command::AddToken { hash, token, now } => self.add_token(*hash, *token, *now),
             Command::RevokeTokens => Ok(self.revoke_tokens()),
             Command::Approve { key, until, now } => self.approve(*key, *until, *now),

@@ -24,6 +24,14 @@ pub enum Command {
         /// The authority.
         authority: Authority,
     },
+    /// Replace the certificate authority. All tokens are revoked: they name the former one.
+    ReplaceAuthority {
+        /// The certificate of the authority to replace. If it is not the current one, another
+        /// command was first.
+        former: String,
+        /// The new authority.
+        authority: Authority,
+    },
     /// Let hosts enroll with this token.
     AddToken {
         /// The hash of the token's secret.

@@ -13,10 +13,11 @@ use super::{Cluster, Command, Outcome, Refusal};
 use crate::plane::requests_encryption;
 use crate::{HostId, InvalidId};
 
-/// The version of agreed state without encryption, which every build supports.
+/// The version of agreed state without encryption and replaced authorities, which every build
+/// supports.
 pub const STATE_WITHOUT_ENCRYPTION: u32 = 2;
 
-/// The version of agreed state with encryption.
+/// The version of agreed state with encryption and replaced authorities.
 pub const STATE_WITH_ENCRYPTION: u32 = 3;
 
 /// What the hosts agree on about encryption.
@@ -98,21 +99,25 @@ impl<'de> Deserialize<'de> for TunnelKey {
 
 impl Command {
     /// The lowest version of agreed state whose builds apply this command. Older ones must not
-    /// skip it, and would take an encrypted network for a plain one.
+    /// skip it: they would take an encrypted network for a plain one, or trust an authority that was
+    /// replaced.
     pub fn state_version(&self) -> u32 {
-        let is_about_encryption = match self {
+        let is_new = match self {
             Self::CreateNetwork { settings, .. } => requests_encryption(&settings.options),
-            Self::SetEncryption { .. } | Self::PublishTunnelEnd { .. } => true,
+            Self::SetEncryption { .. }
+            | Self::PublishTunnelEnd { .. }
+            | Self::ReplaceAuthority { .. } => true,
             _ => false,
         };
-        if is_about_encryption { STATE_WITH_ENCRYPTION } else { STATE_WITHOUT_ENCRYPTION }
+        if is_new { STATE_WITH_ENCRYPTION } else { STATE_WITHOUT_ENCRYPTION }
     }
 }
 
 impl Cluster {
     /// The lowest version of agreed state whose builds understand this state.
     pub fn state_version(&self) -> u32 {
-        if self.encryption.is_unused() { STATE_WITHOUT_ENCRYPTION } else { STATE_WITH_ENCRYPTION }
+        let is_old = self.encryption.is_unused() && self.admissions.former_authorities.is_empty();
+        if is_old { STATE_WITHOUT_ENCRYPTION } else { STATE_WITH_ENCRYPTION }
     }
 
     pub(super) fn set_encryption(&mut self, always: bool) -> Outcome {

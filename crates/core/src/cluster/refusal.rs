@@ -28,7 +28,7 @@ pub enum Refusal {
     #[error("network {0} is not known to the cluster")]
     UnknownNetwork(NetworkId),
     /// The cluster has another certificate authority.
-    #[error("the cluster already has another certificate authority")]
+    #[error("the cluster has another certificate authority")]
     OtherAuthority,
     /// The token does not exist, or was revoked.
     #[error(
