@@ -13,6 +13,7 @@ use rcgen::{
 };
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::hkdf::{HKDF_SHA256, KeyType, Salt};
+use shoutd_core::trust::Agreed;
 use shoutd_core::{ClusterId, cluster};
 use zeroize::Zeroizing;
 
@@ -275,6 +276,21 @@ impl Prepared {
         let secret = Secret::draw()?;
         let authority = Self::from_secret(&secret)?.authority.certificate.fingerprint();
         Ok(Token { authority, secret })
+    }
+}
+
+/// The authorities and hosts in agreed state. A damaged certificate is left out: nothing is accepted
+/// from its authority.
+pub fn agreed_authorities(cluster: &cluster::Cluster) -> Agreed<AuthorityCertificate> {
+    let read = |digits: &String| {
+        let certificate = from_hex(digits).ok()?;
+        AuthorityCertificate::from_der(&certificate).ok()
+    };
+    let admissions = &cluster.admissions;
+    Agreed {
+        current: admissions.authority.as_ref().and_then(|known| read(&known.certificate)),
+        former: admissions.former_authorities.iter().filter_map(read).collect(),
+        members: cluster.hosts.keys().copied().collect(),
     }
 }
 

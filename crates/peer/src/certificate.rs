@@ -7,6 +7,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use rustls::DistinguishedName;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use shoutd_core::{ClusterId, Fingerprint, HostId};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
@@ -47,6 +48,12 @@ pub enum Distrust {
         /// The fingerprint of the peer's cluster's authority.
         cluster: Fingerprint,
     },
+    /// Its authority was replaced, and it is not a member's.
+    #[error(
+        "its certificate is from an authority that the cluster has replaced, and it is not a \
+         member: it must join again, with a token that was made since then"
+    )]
+    FormerAuthority,
     /// The authority signed it for another cluster.
     #[error("its certificate is for cluster {0}")]
     OtherCluster(ClusterId),
@@ -118,6 +125,11 @@ impl AuthorityCertificate {
         &self.der
     }
 
+    /// Its bytes in hexadecimal digits, as in agreed state.
+    pub fn digits(&self) -> String {
+        hex::encode(&self.der)
+    }
+
     /// Its SHA-256, by which tokens identify it.
     pub fn fingerprint(&self) -> Fingerprint {
         Fingerprint(sha256(&self.der))
@@ -129,6 +141,12 @@ impl AuthorityCertificate {
 
     pub(crate) fn chain_link(&self) -> CertificateDer<'static> {
         self.der.clone()
+    }
+
+    /// Its name, by which hosts name the authorities that they trust (RFC 8446, section 4.2.4).
+    pub(crate) fn name(&self) -> Option<DistinguishedName> {
+        let anchor = anchor_from_trusted_cert(&self.der).ok()?;
+        Some(DistinguishedName::in_sequence(&anchor.subject))
     }
 }
 

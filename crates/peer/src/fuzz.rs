@@ -1,7 +1,7 @@
 //! Fuzz targets for the decoders of tokens, headers, certificates and rejections.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use shoutd_core::{ClusterId, HostId};
+use shoutd_core::{ClusterId, Fingerprint, HostId};
 use shoutd_fuzz::fuzz;
 
 use crate::identity::ENROLL;
@@ -27,7 +27,11 @@ fn fuzz_token() {
 fn fuzz_headers() {
     let host: HostId = "0123456789abcdef".parse().unwrap();
     let identity = Identity::new(host, Some(ClusterId::new(7)));
-    let peer = Peer { key: *HostKey::draw().unwrap().public(), host, membership: Ok(()) };
+    let peer = Peer {
+        key: *HostKey::draw().unwrap().public(),
+        host,
+        membership: Ok(Fingerprint([0; 32])),
+    };
     fuzz("headers", env!("CARGO_MANIFEST_DIR"), |text| {
         let mut headers = HeaderMap::new();
         for line in text.split(|octet| *octet == b'\n').take(64) {

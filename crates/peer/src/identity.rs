@@ -101,9 +101,14 @@ impl Identity {
             (Some(has), Some(caller)) if has != caller => {
                 Err(Rejection::OtherCluster { has, caller })
             }
-            _ => {
-                Ok(Caller { host, key: peer.key, cluster, address, names_this_host: to.is_some() })
-            }
+            _ => Ok(Caller {
+                host,
+                key: peer.key,
+                cluster,
+                address,
+                is_member: peer.membership.is_ok(),
+                names_this_host: to.is_some(),
+            }),
         }
     }
 }
@@ -119,6 +124,8 @@ pub struct Caller {
     pub cluster: Option<ClusterId>,
     /// The source address of its connection.
     pub address: SocketAddr,
+    /// Whether it proved to belong to this host's cluster.
+    pub is_member: bool,
     /// Whether it called this host by its id, and not just the host at this address.
     pub names_this_host: bool,
 }

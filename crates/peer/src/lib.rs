@@ -32,11 +32,13 @@ mod tls;
 mod token;
 mod transport;
 
-pub use authority::{Authority, AuthorityError, Prepared, RENEWAL, SealKey, VALIDITY};
+pub use authority::{
+    Authority, AuthorityError, Prepared, RENEWAL, SealKey, VALIDITY, agreed_authorities,
+};
 pub use bind::BindError;
 pub use certificate::{AuthorityCertificate, Certificate, Distrust};
 pub use client::{CallError, Client};
-pub use credentials::{CredentialError, CredentialStore, Credentials};
+pub use credentials::{CredentialError, CredentialStore, Credentials, NextCredentials};
 pub use identity::{Caller, Identity};
 pub use key::{HostKey, KeyError, PublicKey};
 pub use rejection::Rejection;

@@ -325,6 +325,11 @@ impl Shared {
         if path != ENROLL && (self.removed)(peer.host) {
             return Err(Rejection::Removed { host: peer.host });
         }
+        if peer.membership.is_ok()
+            && let Err(distrust) = self.acceptor.check(peer)
+        {
+            return Err(Rejection::Unauthenticated { reason: distrust.to_string() });
+        }
         Ok(caller)
     }
 }

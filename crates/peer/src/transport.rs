@@ -6,7 +6,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 
-use shoutd_core::HostId;
+use shoutd_core::{Fingerprint, HostId};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
@@ -23,8 +23,9 @@ pub struct Peer {
     pub key: PublicKey,
     /// The host that the key belongs to.
     pub host: HostId,
-    /// Whether it belongs to this host's cluster; if not, why we do not trust it.
-    pub membership: Result<(), Distrust>,
+    /// Whether it belongs to this host's cluster: the authority that certifies it. If not, why we do
+    /// not trust it.
+    pub membership: Result<Fingerprint, Distrust>,
 }
 
 /// A stream and its authenticated other end.
@@ -54,4 +55,8 @@ pub trait Connector: Send + Sync + 'static {
 pub trait Acceptor: Send + Sync + 'static {
     /// Does the handshake on an incoming TCP connection. The caller sets the deadline.
     fn accept(&self, connection: TcpStream) -> Connecting<'_>;
+
+    /// Checks again that a peer belongs to this host's cluster. Connections live long, and the
+    /// authority that certified the peer may have been replaced in the meantime.
+    fn check(&self, peer: &Peer) -> Result<(), Distrust>;
 }

@@ -16,8 +16,8 @@ mod tests {
     use shoutd_core::{ClusterId, HostId};
     use shoutd_peer::limits::{BODY_BYTES_MAX, FIRST_REQUEST_DEADLINE};
     use shoutd_peer::{
-        Acceptor, BindError, CallError, Caller, Client, Connecting, Connector, Identity, Rejection,
-        Server, TlsAcceptor, TlsConnector,
+        Acceptor, BindError, CallError, Caller, Client, Connecting, Connector, Distrust, Identity,
+        Peer, Rejection, Server, TlsAcceptor, TlsConnector,
     };
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpStream;
@@ -67,6 +67,10 @@ mod tests {
         fn accept(&self, connection: TcpStream) -> Connecting<'_> {
             self.0.fetch_add(1, Ordering::SeqCst);
             self.1.accept(connection)
+        }
+
+        fn check(&self, peer: &Peer) -> Result<(), Distrust> {
+            self.1.check(peer)
         }
     }
 

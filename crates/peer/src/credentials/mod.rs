@@ -2,6 +2,7 @@
 //! connections.
 
 mod files;
+mod replaced;
 #[cfg(test)]
 mod tests;
 mod tunnel;
@@ -16,9 +17,12 @@ use parking_lot::RwLock;
 use pem::{EncodeConfig, LineEnding, Pem};
 use rustls::pki_types::UnixTime;
 use rustls::sign::CertifiedKey;
+use shoutd_core::trust::Agreed;
 use shoutd_core::{ClusterId, HostId};
 use zeroize::Zeroizing;
 
+pub use self::replaced::NextCredentials;
+use self::replaced::{FORMER_FILE, Former, NEXT_FILE};
 use crate::authority::{Authority, AuthorityError, RENEWAL, SealKey, VALID_FROM, own_certificate};
 use crate::certificate::{AuthorityCertificate, Certificate, Distrust, Usage};
 use crate::key::{HostKey, KeyError, PublicKey};
@@ -192,6 +196,10 @@ pub struct CredentialStore {
     /// The certificate to show while the host belongs to no cluster.
     own: Arc<CertifiedKey>,
     held: RwLock<Option<Held>>,
+    /// Certificates from authorities that were replaced, newest first.
+    former: RwLock<Vec<Former>>,
+    /// The authorities that the cluster has agreed on, as far as this host knows.
+    agreed: RwLock<Agreed<AuthorityCertificate>>,
 }
 
 #[derive(Clone)]
@@ -224,7 +232,9 @@ impl CredentialStore {
         };
         let own = own_certificate(&key)?.der().clone();
         let own = Arc::new(CertifiedKey::new(vec![own], key.signer()));
-        let store = Self { own, held: RwLock::new(None), key, directory };
+        let (held, former, agreed) = (RwLock::new(None), RwLock::default(), RwLock::default());
+        let store = Self { own, held, former, agreed, key, directory };
+        store.load_replaced()?;
         if let Some(credentials) = store.load()? {
             store.hold(credentials);
         }
@@ -251,9 +261,7 @@ impl CredentialStore {
     /// # Errors
     /// They are for another host, or cannot be written. Connections then use the old ones.
     pub fn enroll(&self, credentials: Credentials) -> Result<(), CredentialError> {
-        if credentials.certificate.key() != self.key.public() {
-            return Err(CredentialError::Unusable("the certificate is for another key".to_owned()));
-        }
+        self.check_own(&credentials)?;
         // We remove the certificate first and write it last. A host without it has not joined yet,
         // so a crash in between leaves no mixture of two clusters.
         let had = self.credentials();
@@ -270,6 +278,14 @@ impl CredentialStore {
         files::write(&self.directory, CERTIFICATE_FILE, certificate.as_bytes())?;
         self.hold(credentials);
         Ok(())
+    }
+
+    fn check_own(&self, credentials: &Credentials) -> Result<(), CredentialError> {
+        if credentials.certificate.key() == self.key.public() {
+            Ok(())
+        } else {
+            Err(CredentialError::Unusable("the certificate is for another key".to_owned()))
+        }
     }
 
     /// Renews this host's certificate with the cluster's authority, which every member can use.
@@ -296,12 +312,20 @@ impl CredentialStore {
     /// The files cannot be removed.
     pub fn leave(&self) -> Result<(), CredentialError> {
         // The certificate first: without it the other files do not count.
-        for file in
-            [CERTIFICATE_FILE, SEAL_KEY_FILE, AUTHORITY_FILE, KEY_FILE, tunnel::TUNNEL_KEY_FILE]
-        {
+        for file in [
+            NEXT_FILE,
+            CERTIFICATE_FILE,
+            FORMER_FILE,
+            SEAL_KEY_FILE,
+            AUTHORITY_FILE,
+            KEY_FILE,
+            tunnel::TUNNEL_KEY_FILE,
+        ] {
             files::remove(&self.directory, file)?;
         }
         *self.held.write() = None;
+        self.former.write().clear();
+        *self.agreed.write() = Agreed::default();
         Ok(())
     }
 
@@ -332,9 +356,7 @@ impl CredentialStore {
             .ok_or_else(|| damaged(&authority_file, "it is missing"))?;
         let seal_key =
             files::read(&seal_key_file)?.ok_or_else(|| damaged(&seal_key_file, "it is missing"))?;
-        let seal_key = std::str::from_utf8(&seal_key)
-            .ok()
-            .and_then(|text| SealKey::from_digits(text.trim()))
+        let seal_key = seal_key_in(&seal_key)
             .ok_or_else(|| damaged(&seal_key_file, "it is not 64 hexadecimal digits"))?;
         let certificate = Certificate::from_der(&certificate)
             .map_err(|error| damaged(&certificate_file, error))?;
@@ -364,12 +386,22 @@ fn pem(label: &str, der: &[u8]) -> Zeroizing<String> {
     Zeroizing::new(pem::encode_config(&Pem::new(label, der), config))
 }
 
-/// The single section of a PEM file; `None` if there is no file.
-fn read_pem(path: &Path, label: &str) -> Result<Option<Zeroizing<Vec<u8>>>, CredentialError> {
+/// The seal key in a text.
+fn seal_key_in(text: &[u8]) -> Option<SealKey> {
+    std::str::from_utf8(text).ok().and_then(|text| SealKey::from_digits(text.trim()))
+}
+
+/// The sections of a PEM file; `None` if there is no file.
+fn sections(path: &Path) -> Result<Option<Vec<Pem>>, CredentialError> {
     let Some(text) = files::read(path)? else {
         return Ok(None);
     };
-    let sections = pem::parse_many(&*text).map_err(|error| damaged(path, error))?;
+    pem::parse_many(&*text).map(Some).map_err(|error| damaged(path, error))
+}
+
+/// The single section of a PEM file; `None` if there is no file.
+fn read_pem(path: &Path, label: &str) -> Result<Option<Zeroizing<Vec<u8>>>, CredentialError> {
+    let Some(sections) = sections(path)? else { return Ok(None) };
     match <[Pem; 1]>::try_from(sections) {
         Ok([section]) if section.tag() == label => {
             Ok(Some(Zeroizing::new(section.into_contents())))

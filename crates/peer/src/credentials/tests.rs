@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::authority::VALIDITY;
+use shoutd_core::limits::FORMER_AUTHORITIES_MAX;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -213,5 +214,95 @@ proptest! {
         let name = [KEY_FILE, CERTIFICATE_FILE, AUTHORITY_FILE, SEAL_KEY_FILE][which];
         fs::write(fixture.file(name), bytes).unwrap();
         prop_assert!(fixture.error().contains(name));
+    }
+}
+
+/// Credentials of the same host from another authority, and that authority's sealed key.
+fn next(store: &CredentialStore) -> NextCredentials {
+    let other = Fixture::new();
+    let credentials = other.issue(store, SystemTime::now());
+    NextCredentials { credentials, sealed_key: Some("5ea1ed".to_owned()) }
+}
+
+#[test]
+fn a_host_goes_from_one_authority_to_the_next_and_keeps_its_former_certificates() {
+    let fixture = Fixture::enrolled();
+    let store = fixture.open().unwrap();
+    assert!(matches!(store.adopt_next(), Err(CredentialError::NotEnrolled)));
+    let mut held = vec![store.credentials().unwrap().authority().clone()];
+    for _ in 0..FORMER_AUTHORITIES_MAX + 2 {
+        let next = next(&store);
+        store.prepare_next(&next).unwrap();
+        assert_eq!(store.credentials().unwrap().authority(), &held[0], "it does not count yet");
+        assert_eq!(fixture.open().unwrap().next().unwrap().as_ref(), Some(&next));
+        store.adopt_next().unwrap();
+        assert_eq!(store.next().unwrap(), None);
+        held.insert(0, next.credentials.authority().clone());
+        held.truncate(FORMER_AUTHORITIES_MAX + 1);
+        // Also after a restart, each peer gets the newest certificate that it accepts.
+        for store in [Arc::clone(&store), fixture.open().unwrap()] {
+            let shown = |named: &[&AuthorityCertificate]| {
+                let chain = store.certified_for(|one| named.contains(&one)).cert.clone();
+                AuthorityCertificate::from_der(&chain[1]).unwrap()
+            };
+            assert_eq!(shown(&[]), held[0], "a joining host names none");
+            for (index, authority) in held.iter().enumerate() {
+                assert_eq!(&shown(&[authority]), authority);
+                let older: Vec<_> = held[index..].iter().collect();
+                assert_eq!(&shown(&older), authority);
+            }
+        }
+    }
+    store.leave().unwrap();
+    let left: Vec<_> = fs::read_dir(fixture.file("")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_crash_while_the_authority_changes_leaves_one_or_the_other() {
+    // After so many steps of `adopt_next`: it writes the former ones, removes the certificate, and
+    // writes the new seal key and authority.
+    for steps in 0..4 {
+        let fixture = Fixture::enrolled();
+        let store = fixture.open().unwrap();
+        let (before, next) = (store.credentials().unwrap(), next(&store));
+        store.prepare_next(&next).unwrap();
+        let prepared = fs::read(fixture.file(NEXT_FILE)).unwrap();
+        let former = Fixture::enrolled();
+        if steps > 0 {
+            store.adopt_next().unwrap();
+            files::write(&fixture.file(""), NEXT_FILE, &prepared).unwrap();
+            fs::remove_file(fixture.file(CERTIFICATE_FILE)).unwrap();
+        }
+        if steps == 1 {
+            // Neither was written: the files are those of before.
+            files::write(&fixture.file(""), SEAL_KEY_FILE, before.seal_key().reveal().as_bytes())
+                .unwrap();
+        }
+        if steps == 2 {
+            fs::copy(former.file(AUTHORITY_FILE), fixture.file(AUTHORITY_FILE)).unwrap();
+        }
+        let reopened = fixture.open().unwrap();
+        let expected = if steps == 0 { &*before } else { &next.credentials };
+        assert_eq!(&*reopened.credentials().unwrap(), expected, "{steps}");
+        assert_eq!(reopened.next().unwrap().is_some(), steps == 0);
+    }
+}
+
+#[test]
+fn damaged_former_or_next_credentials_are_reported() {
+    for (name, text) in [
+        (NEXT_FILE, ""),
+        (NEXT_FILE, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        (FORMER_FILE, "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+        (FORMER_FILE, "-----BEGIN CERTIFICATE-----\n"),
+    ] {
+        let fixture = Fixture::enrolled();
+        files::write(&fixture.file(""), name, text.as_bytes()).unwrap();
+        let error = match name {
+            NEXT_FILE => fixture.open().unwrap().next().unwrap_err().to_string(),
+            _ => fixture.error(),
+        };
+        assert!(error.starts_with(&format!("{} is damaged: ", fixture.file(name).display())));
     }
 }

@@ -18,7 +18,7 @@ use rustls::{CommonState, SignatureScheme};
 use tokio::net::{TcpSocket, TcpStream};
 pub use verify::Trust;
 
-use crate::certificate::{Usage, key_in};
+use crate::certificate::{Distrust, Usage, key_in};
 use crate::credentials::CredentialStore;
 use crate::transport::{Acceptor, Connecting, Connector, Established, Peer};
 
@@ -34,7 +34,7 @@ pub struct TlsError(#[from] rustls::Error);
 #[derive(Debug, Clone)]
 pub struct TlsConnector {
     store: Arc<CredentialStore>,
-    config: Arc<ClientConfig>,
+    trust: Trust,
     source: IpAddr,
 }
 
@@ -42,22 +42,32 @@ pub struct TlsConnector {
 #[derive(Debug, Clone)]
 pub struct TlsAcceptor {
     store: Arc<CredentialStore>,
-    config: Arc<ServerConfig>,
 }
 
-/// Shows the certificate that the store has at the time of the handshake.
+/// Shows the newest certificate that the store has at the time of the handshake and the peer
+/// accepts.
 #[derive(Debug)]
 struct Newest(Arc<CredentialStore>);
 
+impl Newest {
+    /// The certificate for a peer that names these authorities.
+    fn certified(&self, named: &[&[u8]]) -> Arc<CertifiedKey> {
+        self.0.certified_for(|authority| {
+            authority.name().is_some_and(|name| named.contains(&name.as_ref()))
+        })
+    }
+}
+
 impl ResolvesServerCert for Newest {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.certified())
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let named = hello.certificate_authorities().unwrap_or_default();
+        Some(self.certified(&named.iter().map(AsRef::as_ref).collect::<Vec<_>>()))
     }
 }
 
 impl ResolvesClientCert for Newest {
-    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.certified())
+    fn resolve(&self, named: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        Some(self.certified(named))
     }
 
     fn has_certs(&self) -> bool {
@@ -81,17 +91,24 @@ impl TlsConnector {
         trust: Trust,
         source: IpAddr,
     ) -> Result<Self, TlsError> {
-        let check = verify::ServerCheck { store: Arc::clone(&store), trust };
+        let connector = Self { store, trust, source };
+        connector.config().map(|_| connector)
+    }
+
+    /// The settings for one connection: the authorities that this host trusts may change.
+    fn config(&self) -> Result<ClientConfig, TlsError> {
+        let (store, names) = (Arc::clone(&self.store), verify::names(&self.store));
+        let check = verify::ServerCheck { store, trust: self.trust, names };
         let mut config = ClientConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(check))
-            .with_client_cert_resolver(Arc::new(Newest(Arc::clone(&store))));
+            .with_client_cert_resolver(Arc::new(Newest(Arc::clone(&self.store))));
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         // A resumed session would not be checked again: a peer that was trusted once would be
         // trusted forever.
         config.resumption = Resumption::disabled();
-        Ok(Self { store, config: Arc::new(config), source })
+        Ok(config)
     }
 
     /// If the peer is not trusted, the error contains a [`Distrust`](crate::Distrust).
@@ -102,7 +119,8 @@ impl TlsConnector {
         }
         let connection = socket.connect(address).await?;
         connection.set_nodelay(true)?;
-        let connector = tokio_rustls::TlsConnector::from(Arc::clone(&self.config));
+        let config = self.config().map_err(io::Error::other)?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         // rustls needs a name; our check ignores it, as certificates name hosts by id.
         let name = ServerName::from(address.ip());
         let stream = connector.connect(name, connection).await.map_err(explain)?;
@@ -117,19 +135,27 @@ impl TlsAcceptor {
     /// # Errors
     /// See [`TlsError`].
     pub fn new(store: Arc<CredentialStore>) -> Result<Self, TlsError> {
+        let acceptor = Self { store };
+        acceptor.config().map(|_| acceptor)
+    }
+
+    /// The settings for one connection: the authorities that this host trusts may change.
+    fn config(&self) -> Result<ServerConfig, TlsError> {
+        let check = verify::ClientCheck { names: verify::names(&self.store) };
         let mut config = ServerConfig::builder_with_provider(provider())
             .with_protocol_versions(&[&TLS13])?
-            .with_client_cert_verifier(Arc::new(verify::ClientCheck))
-            .with_cert_resolver(Arc::new(Newest(Arc::clone(&store))));
+            .with_client_cert_verifier(Arc::new(check))
+            .with_cert_resolver(Arc::new(Newest(Arc::clone(&self.store))));
         config.alpn_protocols = vec![PROTOCOL.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self { store, config: Arc::new(config) })
+        Ok(config)
     }
 
     async fn establish(&self, connection: TcpStream) -> io::Result<Established> {
         connection.set_nodelay(true)?;
-        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::clone(&self.config));
+        let config = self.config().map_err(io::Error::other)?;
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
         let stream = acceptor.accept(connection).await?;
         let peer = peer(&self.store, stream.get_ref().1, Usage::Client)?;
         Ok(Established { stream: Box::new(stream), peer })
@@ -145,6 +171,10 @@ impl Connector for TlsConnector {
 impl Acceptor for TlsAcceptor {
     fn accept(&self, connection: TcpStream) -> Connecting<'_> {
         Box::pin(self.establish(connection))
+    }
+
+    fn check(&self, peer: &Peer) -> Result<(), Distrust> {
+        verify::check_again(&self.store, peer)
     }
 }
 

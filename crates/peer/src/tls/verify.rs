@@ -15,9 +15,11 @@ use rustls::{
     PeerIncompatible, SignatureScheme,
 };
 use shoutd_core::Fingerprint;
+use shoutd_core::trust::Authorities;
 
 use crate::certificate::{AuthorityCertificate, Certificate, Distrust, Usage, key_in};
 use crate::credentials::CredentialStore;
+use crate::transport::Peer;
 
 /// Certificates that a peer may send: its own and its authority's.
 const CHAIN_MAX: usize = 2;
@@ -42,21 +44,50 @@ pub enum Trust {
     Anybody,
 }
 
-/// Checks that this chain is that of a member of the store's cluster.
+/// Checks that this chain is that of a member of the store's cluster, and returns the fingerprint
+/// of the authority that says so.
 pub(super) fn check_member(
     store: &CredentialStore,
     chain: &[CertificateDer<'_>],
     usage: Usage,
     now: UnixTime,
-) -> Result<(), Distrust> {
+) -> Result<Fingerprint, Distrust> {
     let credentials = store.credentials().ok_or(Distrust::NotEnrolled)?;
+    let authorities = store.authorities().ok_or(Distrust::NotEnrolled)?;
     let certificate = Certificate::from_der(first(chain)?)?;
-    certificate.check(credentials.authority(), usage, now)?;
-    if certificate.cluster() == credentials.cluster() {
-        Ok(())
-    } else {
-        Err(Distrust::OtherCluster(certificate.cluster()))
+    for authority in authorities.named() {
+        match certificate.check(authority, usage, now) {
+            Err(Distrust::OtherAuthority) => {}
+            Err(other) => return Err(other),
+            Ok(()) if !authorities.accepts(authority, certificate.host()) => {
+                return Err(Distrust::FormerAuthority);
+            }
+            Ok(()) if certificate.cluster() != credentials.cluster() => {
+                return Err(Distrust::OtherCluster(certificate.cluster()));
+            }
+            Ok(()) => return Ok(authority.fingerprint()),
+        }
     }
+    Err(Distrust::OtherAuthority)
+}
+
+/// Checks again that this peer is a member.
+pub(super) fn check_again(store: &CredentialStore, peer: &Peer) -> Result<(), Distrust> {
+    let issuer = peer.membership.clone()?;
+    let authorities = store.authorities().ok_or(Distrust::NotEnrolled)?;
+    let authority = authorities.named().find(|authority| authority.fingerprint() == issuer);
+    match authority {
+        Some(authority) if authorities.accepts(authority, peer.host) => Ok(()),
+        Some(_) => Err(Distrust::FormerAuthority),
+        None => Err(Distrust::OtherAuthority),
+    }
+}
+
+/// The names of the authorities that this host trusts (RFC 8446, section 4.2.4). With them, the
+/// peer chooses its certificate.
+pub(super) fn names(store: &CredentialStore) -> Vec<DistinguishedName> {
+    let authorities = store.authorities();
+    authorities.iter().flat_map(Authorities::named).filter_map(AuthorityCertificate::name).collect()
 }
 
 fn first<'a>(chain: &'a [CertificateDer<'_>]) -> Result<&'a [u8], Distrust> {
@@ -114,6 +145,7 @@ pub(super) fn distrust_in(error: &Error) -> Option<&Distrust> {
 pub(super) struct ServerCheck {
     pub store: Arc<CredentialStore>,
     pub trust: Trust,
+    pub names: Vec<DistinguishedName>,
 }
 
 impl ServerCertVerifier for ServerCheck {
@@ -127,7 +159,7 @@ impl ServerCertVerifier for ServerCheck {
     ) -> Result<ServerCertVerified, Error> {
         let chain = chain(end, rest)?;
         let checked = match self.trust {
-            Trust::Cluster => check_member(&self.store, &chain, Usage::Server, now),
+            Trust::Cluster => check_member(&self.store, &chain, Usage::Server, now).map(drop),
             Trust::Pinned(authority) => check_pinned(&chain, authority, now),
             Trust::Anybody => first(&chain).and_then(Certificate::from_der).map(drop),
         };
@@ -155,15 +187,22 @@ impl ServerCertVerifier for ServerCheck {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         ALGORITHMS.supported_schemes()
     }
+
+    fn root_hint_subjects(&self) -> Option<&[DistinguishedName]> {
+        // The extension must not be empty.
+        (!self.names.is_empty()).then_some(&self.names)
+    }
 }
 
 /// The server's check of a client: only that it has a key.
 #[derive(Debug)]
-pub(super) struct ClientCheck;
+pub(super) struct ClientCheck {
+    pub names: Vec<DistinguishedName>,
+}
 
 impl ClientCertVerifier for ClientCheck {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
+        &self.names
     }
 
     fn verify_client_cert(

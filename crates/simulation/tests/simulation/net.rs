@@ -342,6 +342,7 @@ fn check(identity: &Identity, message: &Message) -> Result<Caller, Rejection> {
             key: message.key,
             cluster: message.cluster,
             address: message.origin,
+            is_member: true,
             names_this_host: message.to.is_some(),
         }),
     }
