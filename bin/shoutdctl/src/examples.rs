@@ -23,7 +23,7 @@ const EXAMPLES: [(&str, &[&str]); 25] = [
     ),
     ("token prepare", &["shoutdctl token prepare"]),
     ("approve", &["shoutdctl approve", "shoutdctl approve <fingerprint>"]),
-    ("remove", &["shoutdctl remove host3", "shoutdctl remove --force host3"]),
+    ("remove", &["shoutdctl remove host3", "shoutdctl remove --revoke host3"]),
     ("config show", &["shoutdctl config show", "shoutdctl config show --json"]),
     ("config reload", &["shoutdctl config reload"]),
     ("backup", &["shoutdctl backup shoutd.backup"]),

@@ -17,6 +17,10 @@ pub struct Remove {
     /// the others
     #[arg(long)]
     force: bool,
+    /// Replace the cluster's certificate authority as well: what is on the host's disk is then of no
+    /// use to anybody. All tokens are revoked
+    #[arg(long)]
+    revoke: bool,
 }
 
 impl Remove {
@@ -25,7 +29,7 @@ impl Remove {
         let done: Done = control::post(
             directories,
             "/v1/remove",
-            &RemoveHost { host: self.host, force: self.force },
+            &RemoveHost { host: self.host, force: self.force, revoke: self.revoke },
         )
         .await?;
         println!("{}", done.message);

@@ -9,6 +9,7 @@ mod fuzz;
 pub mod group_members;
 pub mod ping;
 pub mod rates;
+mod removal;
 pub mod rollout;
 pub mod trace;
 pub mod views;

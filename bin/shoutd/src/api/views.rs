@@ -7,12 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow, bail};
 use futures::future::join_all;
 use ipnet::IpNet;
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
-use shoutd_consensus::{ConsensusStatus, ProposeError, Role};
+use shoutd_consensus::{ConsensusStatus, Role};
 use shoutd_core::cluster::{Cluster, Network};
 use shoutd_core::descriptors::descriptors_problem;
 use shoutd_core::health::{FRESH, HostHealth};
@@ -21,9 +20,8 @@ use shoutd_core::limits::HOSTS_MAX;
 use shoutd_core::local::Local;
 use shoutd_core::own_address::AddressRule;
 use shoutd_core::plane::{Tier, unkept_networks};
-use shoutd_core::removal::{Removed, objection};
 use shoutd_core::stock::taken;
-use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, RemoveHost, Status};
+use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, Status};
 use shoutd_core::{EndpointId, HostId};
 use shoutd_dataplane::UnderlayInterface;
 use shoutd_docker::plugin::SocketState;
@@ -34,13 +32,11 @@ use crate::api::trace::Countings;
 use crate::app::live_settings::LiveSettings;
 use crate::app::services::Services;
 use crate::docker::mirrors::Mirrors;
+use crate::membership::authority::AuthorityKeeper;
 use crate::swarm::follower::SwarmFollower;
 
 /// How long a peer may take to answer.
 pub const PEER_DEADLINE: Duration = Duration::from_secs(1);
-
-/// How long the cluster may take to remove a host.
-const REMOVAL_DEADLINE: Duration = Duration::from_secs(15);
 
 /// How long this host's engine may take to list its containers.
 pub const ENGINE_DEADLINE: Duration = Duration::from_millis(500);
@@ -84,6 +80,8 @@ pub struct Views {
     pub replication: Tier,
     /// State, kernel and engine.
     pub services: Services,
+    /// The cluster's certificate authority.
+    pub authority: Arc<AuthorityKeeper>,
     /// The engine's networks.
     pub mirrors: Arc<Mirrors>,
     /// Keeps the Swarm's networks in step.
@@ -121,6 +119,7 @@ impl Views {
         problems.extend(self.underlay_problem.borrow().clone());
         problems.extend(self.metrics_problem.borrow().clone());
         problems.extend(self.services.agreement.consensus().troubles());
+        problems.extend(self.authority.problem());
         problems.extend(
             taken(&cluster, &self.services.local.get(), self.services.agreement.me)
                 .iter()
@@ -205,71 +204,6 @@ impl Views {
     fn engine(&self) -> view::Engine {
         let problem = self.plugin_socket_state.borrow().problem.clone();
         problem.map_or_else(|| self.engine_state.borrow().clone(), view::Engine::Absent)
-    }
-
-    /// `shoutdctl remove`: removes the host with this name or id, or a lost host, and its leases.
-    ///
-    /// # Errors
-    /// There is no such host, or more than one of this name; the cluster cannot remove it; or it
-    /// runs and has containers, and `force` is not set.
-    pub async fn remove_host(
-        &self,
-        RemoveHost { host: wanted, force }: &RemoveHost,
-    ) -> Result<String> {
-        let cluster = self.services.agreement.cluster();
-        let hosts = cluster.hosts.iter().map(|(id, host)| (*id, host.name.clone()));
-        let lost = cluster.lost_hosts().into_iter().map(|(id, removed)| (id, removed.name.clone()));
-        let known: Vec<_> = hosts
-            .chain(lost)
-            .filter(|(id, name)| name == wanted || id.to_string() == *wanted)
-            .collect();
-        let mut removed = cluster.admissions.removed.iter();
-        if known.is_empty()
-            && removed.any(|(id, removed)| removed.name == *wanted || id.to_string() == *wanted)
-        {
-            return Ok(format!("host {wanted} was already removed"));
-        }
-        let [(id, name)] = known.as_slice() else {
-            let problem =
-                if known.is_empty() { "there is no host" } else { "there is more than one host" };
-            bail!("{problem} {wanted} in the cluster; shoutdctl hosts lists their names and ids");
-        };
-        if let Some(objection) = self.objection_to_removal(*id, name).await.filter(|_| !force) {
-            bail!("{objection}");
-        }
-        let removed = self.services.agreement.consensus().remove_host(*id, REMOVAL_DEADLINE).await;
-        removed.map_err(|error| match error {
-            ProposeError::NoLeader(why) => {
-                anyhow!(
-                    "{why}; if hosts that do not answer are lost for good: shoutdctl recover \
-                     --help"
-                )
-            }
-            other => other.into(),
-        })?;
-        Ok(format!("removed host {name} ({id}) and freed its addresses"))
-    }
-
-    async fn objection_to_removal(&self, id: HostId, name: &str) -> Option<String> {
-        let cluster = self.services.agreement.cluster();
-        let is_this_host = id == self.services.agreement.me;
-        let rows = match cluster.hosts.get(&id) {
-            Some(_) if is_this_host => Some(self.own_endpoints().await),
-            Some(host) => self
-                .services
-                .peers
-                .call_host(id, host.address, ENDPOINTS, &(), PEER_DEADLINE)
-                .await
-                .ok(),
-            None => None,
-        };
-        let containers: Vec<_> = rows.iter().flatten().map(described).collect();
-        objection(&Removed {
-            name,
-            is_this_host,
-            is_alive: rows.is_some(),
-            containers: &containers,
-        })
     }
 
     /// `shoutdctl status --cluster`: each host is asked for its own.
@@ -420,7 +354,7 @@ impl Views {
     }
 }
 
-fn described(row: &EndpointRow) -> String {
+pub(super) fn described(row: &EndpointRow) -> String {
     let container = row.container.as_deref().unwrap_or_else(|| row.id.short());
     format!("{container} on {}", row.network)
 }

@@ -41,6 +41,7 @@ use crate::docker::follower::EngineFollower;
 use crate::docker::mirrors::Mirrors;
 use crate::docker::recall::recall;
 use crate::ipam::{claimer, leases, stock};
+use crate::membership::authority::AuthorityKeeper;
 use crate::membership::enrollment::Waiting;
 use crate::membership::formation::Formation;
 use crate::membership::leaving::Leaving;
@@ -104,6 +105,7 @@ struct Parts {
     services: Services,
     leaving: Arc<Leaving>,
     control: Arc<Control>,
+    authority: Arc<AuthorityKeeper>,
     follower: EngineFollower,
     learner: Learner,
     swarm: Arc<SwarmFollower>,
@@ -144,9 +146,11 @@ impl Daemon {
             engine_state: engine_seen.clone(),
         });
         let (agreement, credentials) = (services.agreement.clone(), self.credentials.clone());
+        let authority = Arc::new(self.authority_keeper(&services));
         let control = Arc::new(Control {
             views: self.views(
                 &services,
+                &authority,
                 &mirrors,
                 &swarm,
                 (underlay_seen, metrics_seen, engine_seen),
@@ -186,6 +190,7 @@ impl Daemon {
             services,
             leaving,
             control,
+            authority,
             follower,
             learner,
             swarm,
@@ -202,6 +207,7 @@ impl Daemon {
     fn views(
         &self,
         services: &Services,
+        authority: &Arc<AuthorityKeeper>,
         mirrors: &Arc<Mirrors>,
         swarm: &Arc<SwarmFollower>,
         (underlay_problem, metrics_problem, engine_state): (
@@ -223,6 +229,7 @@ impl Daemon {
             metrics_problem,
             replication: self.capabilities.tier,
             services: services.clone(),
+            authority: authority.clone(),
             mirrors: mirrors.clone(),
             swarm: swarm.clone(),
             engine_state,
@@ -319,6 +326,7 @@ impl Daemon {
         tasks.spawn("engine follower", parts.follower.run(stop.clone()));
         tasks.spawn("name learner", parts.learner.run(stop.clone()));
         tasks.spawn("Swarm follower", parts.swarm.run(stop.clone()));
+        tasks.spawn("authority", parts.authority.follow(stop.clone()));
         let renewal = renewal::run(services.agreement.clone(), self.credentials, stop.clone());
         tasks.spawn("renewal", renewal);
         spawn_background(&mut tasks, &services, self.tunnel_end, stop);

@@ -38,6 +38,7 @@ use crate::app::settings::{Resolved, Wanted};
 use crate::docker::pending_removals::PendingRemovals;
 use crate::ipam::claims::Claims;
 use crate::membership::agreement::Agreement;
+use crate::membership::authority::{self, AuthorityKeeper};
 use crate::membership::encryption;
 use crate::membership::enrollment::{Applicant, HeldToken, SwarmDoor};
 use crate::membership::formation::Formation;
@@ -125,7 +126,9 @@ impl Daemon {
         let consensus_settings = ConsensusSettings { advertise: address, name: name.clone() };
         let consensus =
             Consensus::start_prepared(store, consensus_settings, peers.clone(), |cluster| {
-                // A certificate that expired while this host was down would be refused.
+                // Credentials that the cluster agreed on while this host was down, or before a
+                // crash, count from the first call on. An expired certificate would be refused.
+                authority::trust_agreed(cluster, &credentials);
                 renewal::renew_now(cluster, &credentials);
             });
         let consensus = Arc::new(consensus.await?);
@@ -226,6 +229,17 @@ impl Daemon {
             in_flight: Arc::default(),
         };
         Ok((services, Owners { applier, pending_claims }))
+    }
+
+    /// Follows the cluster's certificate authority.
+    pub(super) fn authority_keeper(&self, services: &Services) -> AuthorityKeeper {
+        let (credentials, peers) = (self.credentials.clone(), self.peers.clone());
+        AuthorityKeeper::new(
+            services.agreement.clone(),
+            credentials,
+            peers,
+            services.events.clone(),
+        )
     }
 
     /// Makes this host a member of its cluster.

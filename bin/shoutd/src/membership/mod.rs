@@ -1,6 +1,7 @@
 //! Cluster membership, and access to agreed state.
 
 pub mod agreement;
+pub mod authority;
 pub mod encryption;
 pub mod enrollment;
 pub mod formation;

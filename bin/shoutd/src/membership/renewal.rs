@@ -31,6 +31,10 @@ pub fn renew_now(cluster: &Cluster, credentials: &CredentialStore) {
     let Some(held) = credentials.credentials() else {
         return;
     };
+    // From an authority that was replaced, the host needs another certificate, not a longer one.
+    if credentials.needs_certificate() {
+        return;
+    }
     if let (Some(agreed), true) = (&cluster.admissions.authority, held.needs_renewal(now)) {
         let authority = Authority::unseal(agreed, held.seal_key(), held.cluster());
         match authority

@@ -121,6 +121,9 @@ impl Enrollment {
         if self.agreement.membership() != Membership::Member {
             return Err(not_now(NO_CLUSTER));
         }
+        if caller.is_member && self.agreement.cluster().hosts.contains_key(&caller.host) {
+            return self.certify_again(caller);
+        }
         let proof = request.swarm.as_ref().filter(|_| request.secret.is_none());
         if let Some(proof) = proof
             && let Some(identity) = self.managed_swarm().await
@@ -242,6 +245,14 @@ impl Enrollment {
         }
     }
 
+    /// Certifies a member again: the cluster has replaced its authority.
+    fn certify_again(&self, caller: Caller) -> Result<Answer, Rejection> {
+        if self.credentials.needs_certificate() {
+            return Err(not_now("it has no certificate from the cluster's new authority yet"));
+        }
+        self.certify(caller, &self.authority()?, None)
+    }
+
     fn certify(
         &self,
         caller: Caller,
@@ -253,7 +264,9 @@ impl Enrollment {
         };
         let issued = authority.issue(&caller.key, credentials.cluster(), SystemTime::now());
         let certificate = issued.map_err(not_now)?;
-        info!(host = %caller.host, address = %caller.address, "enrolled a host");
+        if !caller.is_member {
+            info!(host = %caller.host, address = %caller.address, "enrolled a host");
+        }
         Ok(Answer::Certified {
             certificate,
             authority: authority.certificate().clone(),
