@@ -186,7 +186,7 @@ fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option
     let multicast = match ends.way {
         Way::Underlay if group == Group::One => false,
         Way::Underlay | Way::Overlay => return Ok(None),
-        Way::ByHand | Way::Shoutd => true,
+        Way::ByHand | Way::Shoutd | Way::Encrypted => true,
     };
     let mut listening = Vec::new();
     let mut to = SocketAddr::new(group.address(), PORT);

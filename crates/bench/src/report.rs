@@ -212,7 +212,7 @@ impl Report<'_> {
         }
         page.push_str(
             " shoutd / by hand | shoutd / overlay | limit |\n\
-             |---|---|---|---|---|---|---|---|---|\n",
+             |---|---|---|---|---|---|---|---|---|---|\n",
         );
         for comparison in &self.comparisons {
             _ = writeln!(page, "{}", comparison.row());

@@ -28,17 +28,28 @@ pub(super) enum Way {
     Overlay,
     /// A shoutd network.
     Shoutd,
+    /// An encrypted shoutd network.
+    Encrypted,
 }
 
 /// The network of Docker's overlay.
 pub(super) const OVERLAY_NETWORK: &str = "swarm";
+
+/// The encrypted network.
+const ENCRYPTED_NETWORK: &str = "vault";
+
+/// The options of the networks.
+const SUBNETS: [&str; 5] = ["--subnet", "10.202.0.0/24", "--ipv6", "--subnet", "fd00:202::/64"];
+const ENCRYPTED: [&str; 7] =
+    ["--opt", "encrypted", "--subnet", "10.204.0.0/24", "--ipv6", "--subnet", "fd00:204::/64"];
 
 /// The network and container of the way by hand, and its interface there.
 const HAND: &str = "hand";
 const HAND_DEVICE: &str = "hand0";
 
 impl Way {
-    pub(super) const ALL: [Self; 4] = [Self::Underlay, Self::ByHand, Self::Overlay, Self::Shoutd];
+    pub(super) const ALL: [Self; 5] =
+        [Self::Underlay, Self::ByHand, Self::Overlay, Self::Shoutd, Self::Encrypted];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -46,6 +57,7 @@ impl Way {
             Self::ByHand => "by hand",
             Self::Overlay => "Docker overlay",
             Self::Shoutd => "shoutd",
+            Self::Encrypted => "shoutd, encrypted",
         }
     }
 }
@@ -162,7 +174,8 @@ impl Ends {
             Way::Underlay => hosts.iter().map(End::of_host).collect(),
             Way::ByHand => hosts.iter().map(|host| by_hand(host, hosts)).collect::<Result<_>>()?,
             Way::Overlay => overlay(hosts)?,
-            Way::Shoutd => shoutd(hosts)?,
+            Way::Shoutd => shoutd(hosts, NETWORK, &SUBNETS)?,
+            Way::Encrypted => shoutd(hosts, ENCRYPTED_NETWORK, &ENCRYPTED)?,
         };
         Ok(Self { way, ends })
     }
@@ -190,7 +203,9 @@ impl Ends {
                 await_network(host, NETWORK)?;
                 End::of_container(host, NETWORK)?
             }
-            Way::Underlay | Way::Overlay => bail!("{} has no ends on more hosts", self.way),
+            Way::Underlay | Way::Overlay | Way::Encrypted => {
+                bail!("{} has no ends on more hosts", self.way)
+            }
         };
         self.ends.push(end);
         Ok(())
@@ -358,14 +373,12 @@ fn overlay(hosts: &[Host]) -> Result<Vec<End>> {
 }
 
 /// A shoutd network on hosts where shoutd runs.
-fn shoutd(hosts: &[Host]) -> Result<Vec<End>> {
+fn shoutd(hosts: &[Host], name: &str, options: &[&str]) -> Result<Vec<End>> {
     let first = hosts.first().context("no hosts")?;
-    let subnets = ["--subnet", "10.202.0.0/24", "--ipv6", "--subnet", "fd00:202::/64"];
-    first.docker(
-        ["network", "create", "--driver", "shoutd"].iter().chain(&subnets).chain(&[NETWORK]),
-    )?;
-    hosts.iter().try_for_each(|host| await_network(host, NETWORK))?;
-    hosts.iter().map(|host| End::of_container(host, NETWORK)).collect()
+    first
+        .docker(["network", "create", "--driver", "shoutd"].iter().chain(options).chain(&[name]))?;
+    hosts.iter().try_for_each(|host| await_network(host, name))?;
+    hosts.iter().map(|host| End::of_container(host, name)).collect()
 }
 
 /// Waits until a host has the Docker network.
