@@ -59,6 +59,8 @@ pub enum EventKind {
     AuthorityReplaced,
     /// The address of a container on this host is leased to another host.
     AddressTaken,
+    /// This host has replaced the preshared keys that it shares with the other hosts.
+    KeysRotated,
     /// A kind that a newer version knows.
     #[serde(other)]
     Other,
@@ -88,6 +90,7 @@ impl fmt::Display for EventKind {
             Self::HostDistrusted => "host-distrusted",
             Self::AuthorityReplaced => "authority-replaced",
             Self::AddressTaken => "address-taken",
+            Self::KeysRotated => "keys-rotated",
             Self::Other => "other",
         })
     }
@@ -211,6 +214,7 @@ mod tests {
             EventKind::SocketRestored,
             EventKind::ContainerRefused,
             EventKind::DataSetBack,
+            EventKind::KeysRotated,
         ] {
             assert_eq!(
                 serde_json::to_string(&kind).unwrap(),

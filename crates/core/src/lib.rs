@@ -46,6 +46,7 @@ pub mod swarm;
 pub mod traffic;
 pub mod trust;
 pub mod tunnel;
+pub mod tunnel_keys;
 pub mod view;
 pub mod watch;
 

@@ -140,6 +140,8 @@ fn command() -> impl Strategy<Value = Command> {
         (network(), description)
             .prop_map(|(id, description)| Command::DescribeNetwork { id, description }),
         network().prop_map(|id| Command::RemoveNetwork { id }),
+        any::<bool>().prop_map(|always| Command::SetEncryption { always }),
+        (0..3_u64).prop_map(|to| Command::RotateTunnelKeys { to }),
         (network(), host(), wanted).prop_map(|(network, host, address)| {
             Command::ClaimAddress { network, host, address }
         }),

@@ -37,6 +37,7 @@ impl Cluster {
             Command::ReportSubnets { host, subnets } => self.report(*host, subnets),
             Command::SetEncryption { always } => Ok(self.set_encryption(*always)),
             Command::PublishTunnelEnd { host, end } => self.publish_end(*host, *end),
+            Command::RotateTunnelKeys { to } => self.rotate_tunnel_keys(*to),
             Command::CreateNetwork { id, origin, settings } => self.create(id, *origin, settings),
             Command::DescribeNetwork { id, description } => self.describe(id, description),
             Command::Attach { network, host } => self.attach(network, *host),

@@ -102,6 +102,12 @@ pub enum Command {
         /// Its end.
         end: TunnelEnd,
     },
+    /// Let each pair of hosts replace its preshared key. After a timeout it can be proposed again:
+    /// it changes nothing if the cluster is already there.
+    RotateTunnelKeys {
+        /// The rotation to reach: one more than [`Encryption::rotation`](super::Encryption).
+        to: u64,
+    },
     /// Create a network.
     CreateNetwork {
         /// Its id, as given by the engine of the origin.

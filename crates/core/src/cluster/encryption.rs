@@ -30,6 +30,9 @@ pub struct Encryption {
     pub always: bool,
     /// The hosts' ends. A host without one cannot have encrypted networks.
     pub ends: BTreeMap<HostId, TunnelEnd>,
+    /// How often users asked for other preshared keys. The keys themselves are not agreed: each
+    /// pair of hosts has its own ([`crate::tunnel_keys`]).
+    pub rotation: u64,
 }
 
 impl Encryption {
@@ -106,7 +109,8 @@ impl Command {
             Self::CreateNetwork { settings, .. } => requests_encryption(&settings.options),
             Self::SetEncryption { .. }
             | Self::PublishTunnelEnd { .. }
-            | Self::ReplaceAuthority { .. } => true,
+            | Self::ReplaceAuthority { .. }
+            | Self::RotateTunnelKeys { .. } => true,
             _ => false,
         };
         if is_new { STATE_WITH_ENCRYPTION } else { STATE_WITHOUT_ENCRYPTION }
@@ -135,6 +139,19 @@ impl Cluster {
             return Err(Refusal::TunnelKeyTaken { name: self.host_name(*other) });
         }
         self.encryption.ends.insert(host, end);
+        Ok(Outcome::Done)
+    }
+
+    /// One step at a time: a larger one could use up the numbers.
+    pub(super) fn rotate_tunnel_keys(&mut self, to: u64) -> Result<Outcome, Refusal> {
+        let rotation = self.encryption.rotation;
+        if !self.encryption.wanted {
+            return Err(Refusal::NothingEncrypted);
+        }
+        if to > rotation.saturating_add(1) {
+            return Err(Refusal::RotationAhead { to, rotation });
+        }
+        self.encryption.rotation = rotation.max(to);
         Ok(Outcome::Done)
     }
 }

@@ -82,6 +82,20 @@ pub enum Refusal {
         /// The host that has it.
         name: String,
     },
+    /// There are no preshared keys.
+    #[error(
+        "no network of the cluster was ever encrypted, so there are no keys to replace; create \
+         one with: docker network create --driver shoutd --opt encrypted <name>"
+    )]
+    NothingEncrypted,
+    /// The proposer counts from another state.
+    #[error("the keys are at rotation {rotation}, so the next one is not {to}; try again")]
+    RotationAhead {
+        /// The rotation that was asked for.
+        to: u64,
+        /// The cluster's.
+        rotation: u64,
+    },
     /// A VXLAN device sends from one address, and so only to hosts of the same address family.
     #[error(
         "the advertise address {address} and that of host {name}, {has}, have different address \
