@@ -38,7 +38,10 @@ pub use authority::{
 pub use bind::BindError;
 pub use certificate::{AuthorityCertificate, Certificate, Distrust};
 pub use client::{CallError, Client};
-pub use credentials::{CredentialError, CredentialStore, Credentials, NextCredentials};
+pub use credentials::{
+    CredentialError, CredentialStore, Credentials, NextCredentials, PairKeyFiles, RevealedKey,
+    draw_pair_key,
+};
 pub use identity::{Caller, Identity};
 pub use key::{HostKey, KeyError, PublicKey};
 pub use rejection::Rejection;

@@ -52,7 +52,7 @@ pub fn diff(desired: &Desired, observed: &Observed) -> Vec<Action> {
 
 fn plan_encryption(desired: &Desired, observed: &Observed) -> Option<Action> {
     let EncryptionWanted::Present(wanted) = &desired.encryption else { return None };
-    let is_there = observed.encryption.as_ref() == Some(&wanted.into());
+    let is_there = observed.encryption.as_ref().is_some_and(|there| wanted.is_in_place(there));
     (!is_there).then(|| Action::SetEncryptedUnderlay { wanted: wanted.clone() })
 }
 

@@ -9,10 +9,12 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::time::SystemTime;
 
 use super::Underlay;
 use crate::cluster::{Cluster, TunnelKey};
 use crate::limits::{HOSTS_MAX, MTU_MIN};
+use crate::tunnel_keys::PresharedKey;
 use crate::{ClusterId, HostId};
 
 /// The name, in [`NAMESPACES`](super::NAMESPACES), of the namespace of the WireGuard device.
@@ -72,13 +74,19 @@ pub struct EncryptedUnderlay {
 }
 
 /// Another host in the encrypted underlay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncryptedPeer {
     /// Its address there, the only one that its packets may have as source.
     pub address: Ipv6Addr,
     /// Where its WireGuard device receives.
     pub endpoint: SocketAddr,
+    /// The preshared key. While the two hosts have none in common, the device does not get the
+    /// peer: no session is without one. A peer that the device has keeps its key.
+    pub preshared_key: Option<PresharedKey>,
 }
+
+/// The preshared keys of the other hosts.
+pub type PresharedKeys = BTreeMap<HostId, PresharedKey>;
 
 /// What the kernel has of the encrypted underlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,19 +104,67 @@ pub struct ObservedEncryption {
 }
 
 /// A peer as the device has it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedPeer {
     /// The only address that it may send from; `None` if there are others or several.
     pub address: Option<Ipv6Addr>,
     /// Where it is.
     pub endpoint: Option<SocketAddr>,
+    /// The preshared key.
+    pub preshared_key: Option<PresharedKey>,
+    /// When the last handshake was completed, by this host's clock.
+    pub last_handshake: Option<SystemTime>,
+}
+
+impl EncryptedPeer {
+    /// Whether the device has the peer as wanted.
+    fn is_in_place(&self, observed: Option<&ObservedPeer>) -> bool {
+        match observed {
+            Some(there) => {
+                there.address == Some(self.address)
+                    && there.endpoint == Some(self.endpoint)
+                    && (self.preshared_key.is_none() || there.preshared_key == self.preshared_key)
+            }
+            None => self.preshared_key.is_none(),
+        }
+    }
+}
+
+impl EncryptedUnderlay {
+    /// Whether the kernel has it as wanted.
+    pub fn is_in_place(&self, observed: &ObservedEncryption) -> bool {
+        observed.key == Some(self.key)
+            && (observed.port, observed.mtu) == (self.port, self.mtu)
+            && observed.address == Some(IpAddr::V6(self.address))
+            && observed.peers.keys().all(|key| self.peers.contains_key(key))
+            && self.peers.iter().all(|(key, peer)| peer.is_in_place(observed.peers.get(key)))
+    }
+}
+
+impl EncryptionWanted {
+    /// Adds the preshared keys.
+    pub fn set_preshared_keys(&mut self, cluster: &Cluster, keys: &PresharedKeys) {
+        let Self::Present(underlay) = self else { return };
+        for (host, key) in keys {
+            let end = cluster.encryption.ends.get(host);
+            if let Some(peer) = end.and_then(|end| underlay.peers.get_mut(&end.key)) {
+                peer.preshared_key = Some(key.clone());
+            }
+        }
+    }
 }
 
 impl From<&EncryptedUnderlay> for ObservedEncryption {
-    /// What the kernel has once it is as wanted.
+    /// What the kernel has once a device that was not there is as wanted.
     fn from(wanted: &EncryptedUnderlay) -> Self {
-        let peers = wanted.peers.iter().map(|(key, peer)| {
-            let peer = ObservedPeer { address: Some(peer.address), endpoint: Some(peer.endpoint) };
+        let keyed = wanted.peers.iter().filter(|(_, peer)| peer.preshared_key.is_some());
+        let peers = keyed.map(|(key, peer)| {
+            let peer = ObservedPeer {
+                address: Some(peer.address),
+                endpoint: Some(peer.endpoint),
+                preshared_key: peer.preshared_key.clone(),
+                last_handshake: None,
+            };
             (*key, peer)
         });
         Self {
@@ -145,7 +201,8 @@ pub(super) fn encryption_wanted(
     let peers = peers.filter_map(|(host, end)| {
         let address = cluster.hosts.get(host)?.address.ip();
         let endpoint = SocketAddr::new(address, end.port);
-        Some((end.key, EncryptedPeer { address: encrypted_address(id, *host), endpoint }))
+        let address = encrypted_address(id, *host);
+        Some((end.key, EncryptedPeer { address, endpoint, preshared_key: None }))
     });
     EncryptionWanted::Present(EncryptedUnderlay {
         address: encrypted_address(id, me),

@@ -32,7 +32,8 @@ pub use desired::{
 pub use diff::diff;
 pub use encrypted::{
     Carrier, ENCRYPTED_DEVICE, ENCRYPTED_NAMESPACE, EncryptedPeer, EncryptedUnderlay,
-    EncryptionWanted, ObservedEncryption, ObservedPeer, encrypted_address, requests_encryption,
+    EncryptionWanted, ObservedEncryption, ObservedPeer, PresharedKeys, encrypted_address,
+    requests_encryption,
 };
 pub use forwarding::{Destination, Filter, Forwarding, UNREGISTERED};
 pub use gateway::{

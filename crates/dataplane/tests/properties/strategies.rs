@@ -18,6 +18,7 @@ use shoutd_core::plane::{
     ObservedUnderlayFilter, ObservedUplink, ObservedWayOut, OwnerTag, Place, Port, Segment,
     UnderlayFilter, UplinkFar, Vtep,
 };
+use shoutd_core::tunnel_keys::PresharedKey;
 use shoutd_core::{EndpointId, MacAddress, NetworkId, Vni};
 use shoutd_dataplane::testing::{FakeKernel, Fault};
 
@@ -167,12 +168,14 @@ prop_compose! {
         (host, key) in (1_u16..3, 1_u8..3),
         port in 7792_u16..7794,
         mtu in mtu(),
-        peers in btree_map(3_u8..6, (1_u16..4, address()), 0..3),
+        peers in btree_map(3_u8..6, (1_u16..4, address(), 1_u8..3), 0..3),
     ) -> EncryptedUnderlay {
         let address = |host| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host);
-        let peers = peers.into_iter().map(|(key, (host, underlay))| {
+        let peers = peers.into_iter().map(|(key, (host, underlay, secret))| {
             let endpoint = SocketAddr::new(underlay, 7792);
-            (TunnelKey::new([key; 32]), EncryptedPeer { address: address(10 + host), endpoint })
+            let preshared_key = PresharedKey::new(&[secret; 32]);
+            let peer = EncryptedPeer { address: address(10 + host), endpoint, preshared_key };
+            (TunnelKey::new([key; 32]), peer)
         });
         EncryptedUnderlay {
             address: address(host),

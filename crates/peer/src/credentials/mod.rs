@@ -2,6 +2,7 @@
 //! connections.
 
 mod files;
+mod pair_keys;
 mod replaced;
 #[cfg(test)]
 mod tests;
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+pub use pair_keys::{PairKeyFiles, RevealedKey, draw_pair_key};
 use parking_lot::RwLock;
 use pem::{EncodeConfig, LineEnding, Pem};
 use rustls::pki_types::UnixTime;
@@ -323,6 +325,7 @@ impl CredentialStore {
         ] {
             files::remove(&self.directory, file)?;
         }
+        PairKeyFiles::remove_all(&self.directory)?;
         *self.held.write() = None;
         self.former.write().clear();
         *self.agreed.write() = Agreed::default();

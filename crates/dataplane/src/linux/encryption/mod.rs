@@ -11,8 +11,9 @@ use shoutd_core::plane::{
     ENCRYPTED_DEVICE, ENCRYPTED_NAMESPACE, EncryptedUnderlay, ObservedEncryption, ObservedPeer,
     OwnerTag,
 };
+use shoutd_core::tunnel_keys::PresharedKey;
 use shoutd_netlink::wireguard::{
-    Change, Device, NewWireguard, PeerSettings, PrivateKey, PublicKey, Settings, Wireguard,
+    self, Change, Device, NewWireguard, PeerSettings, PrivateKey, PublicKey, Settings, Wireguard,
 };
 use shoutd_netlink::{Kind, Link, LinkChange, Namespace, Route};
 use tracing::warn;
@@ -164,7 +165,14 @@ impl LinuxKernel {
                 [IpNet::V6(net)] if net.prefix_len() == 128 => Some(net.addr()),
                 _ => None,
             };
-            (TunnelKey::new(key.0), ObservedPeer { address, endpoint: peer.endpoint })
+            let preshared_key = peer.preshared_key.as_ref().map(wireguard::PresharedKey::octets);
+            let peer = ObservedPeer {
+                address,
+                endpoint: peer.endpoint,
+                preshared_key: preshared_key.and_then(PresharedKey::new),
+                last_handshake: peer.last_handshake,
+            };
+            (TunnelKey::new(key.0), peer)
         });
         Ok(Some(ObservedEncryption {
             key: device.public_key.map(|key| TunnelKey::new(key.0)),
@@ -217,8 +225,8 @@ impl LinuxKernel {
             ..LinkChange::default()
         };
         let present = encryption.device(&inside.namespace, &link)?;
-        let settings = settings(wanted, encryption.setup.private_key.clone());
         let present = present.unwrap_or_else(|| blank(&link));
+        let settings = settings(wanted, encryption.setup.private_key.clone(), &present);
         encryption.change(&inside.namespace, &link, &settings.difference(&present))?;
         inside.route.change_link(link.index, &change)?;
         set_address(&mut inside.route, link.index, wanted)
@@ -269,15 +277,21 @@ fn blank(link: &Link) -> Device {
     }
 }
 
-fn settings(wanted: &EncryptedUnderlay, private_key: PrivateKey) -> Settings {
-    let peers = wanted.peers.iter().map(|(key, peer)| {
+fn settings(wanted: &EncryptedUnderlay, private_key: PrivateKey, present: &Device) -> Settings {
+    let peers = wanted.peers.iter().filter_map(|(key, peer)| {
+        let key = PublicKey(key.octets());
+        let preshared_key = match &peer.preshared_key {
+            Some(wanted) => wireguard::PresharedKey::new(wanted.octets()),
+            // Its session may go on with a key that this host has lost.
+            None => present.peers.get(&key)?.preshared_key.clone(),
+        };
         let settings = PeerSettings {
-            preshared_key: None,
+            preshared_key,
             endpoint: Some(peer.endpoint),
             keepalive: Some(KEEPALIVE),
             allowed_ips: [IpNet::V6(Ipv6Net::from(peer.address))].into(),
         };
-        (PublicKey(key.octets()), settings)
+        Some((key, settings))
     });
     Settings {
         private_key,
