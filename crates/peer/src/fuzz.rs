@@ -1,4 +1,4 @@
-//! Fuzz targets for the decoders of tokens, headers, certificates and rejections.
+//! Fuzz targets for the decoders of tokens, headers, certificates, preshared keys and rejections.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use shoutd_core::{ClusterId, Fingerprint, HostId};
@@ -7,7 +7,8 @@ use shoutd_fuzz::fuzz;
 use crate::identity::ENROLL;
 use crate::key::HostKey;
 use crate::{
-    AuthorityCertificate, Certificate, Identity, Peer, PublicKey, Rejection, Secret, Token,
+    AuthorityCertificate, Certificate, Identity, Peer, PublicKey, Rejection, RevealedKey, Secret,
+    Token,
 };
 
 #[test]
@@ -59,5 +60,16 @@ fn fuzz_certificate() {
         let keys = (PublicKey::from_spki(bytes).is_some(), HostKey::from_pkcs8(bytes).is_ok());
         let json = serde_json::from_slice::<Certificate>(bytes).err();
         (errors, keys, json.is_none(), serde_json::from_slice::<Rejection>(bytes).is_ok())
+    });
+}
+
+#[test]
+fn fuzz_preshared_key() {
+    fuzz("preshared_key", env!("CARGO_MANIFEST_DIR"), |text| {
+        let key = serde_json::from_slice::<RevealedKey>(text).ok().map(|revealed| revealed.key());
+        if let Some(Some(key)) = &key {
+            assert_eq!(RevealedKey::of(key).key().as_ref(), Some(key));
+        }
+        key.map(|key| key.map(|key| key.rotation == 0))
     });
 }

@@ -57,7 +57,8 @@ impl Events {
             | EventKind::NetworkRestored
             | EventKind::ContainerStarted
             | EventKind::EndpointForgotten
-            | EventKind::SocketRestored => info!("{kind} {subject}: {text}"),
+            | EventKind::SocketRestored
+            | EventKind::KeysRotated => info!("{kind} {subject}: {text}"),
             _ => warn!("{kind} {subject}: {text}"),
         }
         self.log.lock().note(now(), kind, subject, text);

@@ -47,7 +47,7 @@ use crate::membership::formation::Formation;
 use crate::membership::leaving::Leaving;
 use crate::membership::swarm_node::SwarmStart;
 use crate::membership::tokens::Tokens;
-use crate::membership::{encryption, enrollment, renewal};
+use crate::membership::{encryption, enrollment, renewal, tunnel_keys};
 use crate::metrics::{self, Collector, Served};
 use crate::names::{HostsFiles, Learner, Resolvers};
 use crate::plane::{NAMESPACES, underlay};
@@ -171,6 +171,7 @@ impl Daemon {
             .merge(orphans::router(services.clone()))
             .merge(rollout::router(rollouts))
             .merge(probes::router(services.prober.clone()))
+            .merge(tunnel_keys::router(services.tunnel_keys.clone()))
             .merge(advertise::router(services.advertiser.clone()));
         let (compared, comparisons) = watch::channel(0);
         let follower = EngineFollower {
@@ -358,6 +359,7 @@ fn spawn_background(
     tasks.spawn("prober", services.prober.clone().run(stop.clone()));
     let published = encryption::publish(services.agreement.clone(), end, stop.clone());
     tasks.spawn("encryption", published);
+    tasks.spawn("preshared keys", services.tunnel_keys.clone().run(stop.clone()));
     let (agreement, local) = (services.agreement.clone(), services.local.clone());
     let leases = leases::run(agreement, local, services.events.clone(), stop.clone());
     tasks.spawn("leases", leases);

@@ -44,6 +44,7 @@ use crate::membership::enrollment::{Applicant, HeldToken, SwarmDoor};
 use crate::membership::formation::Formation;
 use crate::membership::renewal;
 use crate::membership::swarm_node::SwarmStart;
+use crate::membership::tunnel_keys::{self, TunnelKeys};
 use crate::metrics::Meters;
 use crate::plane::{Plane, underlay};
 use crate::probes::Prober;
@@ -179,15 +180,24 @@ impl Daemon {
             observed: reconciler.watch_observed(),
             memberships: reconciler.memberships(),
         };
+        let keys = tunnel_keys::Opened::open(&self.credentials);
         let (plane, applier) = Plane::new(
             agreement.clone(),
             self.local.clone(),
             hearing,
             self.underlay.subscribe(),
+            keys.watch(),
             reconciler,
         );
         let plane = Arc::new(plane);
         let events = Arc::new(Events::open(&self.data_directory));
+        let tunnel_keys = TunnelKeys::new(
+            keys,
+            agreement.clone(),
+            plane.clone(),
+            self.peers.clone(),
+            events.clone(),
+        );
         let (local, peers) = (self.local.clone(), self.peers.clone());
         let advertiser = Advertiser::new(
             agreement.clone(),
@@ -215,6 +225,7 @@ impl Daemon {
             claims: Arc::new(claims),
             advertiser,
             prober: Arc::new(prober),
+            tunnel_keys: Arc::new(tunnel_keys),
             removals: Arc::new(PendingRemovals::new(
                 agreement.clone(),
                 self.local.clone(),

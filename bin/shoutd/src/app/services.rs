@@ -13,6 +13,7 @@ use crate::docker::in_flight::InFlight;
 use crate::docker::pending_removals::PendingRemovals;
 use crate::ipam::claims::{Claims, Pending};
 use crate::membership::agreement::Agreement;
+use crate::membership::tunnel_keys::TunnelKeys;
 use crate::metrics::Meters;
 use crate::plane::{Applier, Plane};
 use crate::probes::Prober;
@@ -41,6 +42,8 @@ pub struct Services {
     pub advertiser: Arc<Advertiser>,
     /// Probes of the tunnels to the peers.
     pub prober: Arc<Prober>,
+    /// Preshared keys of the encrypted underlay.
+    pub tunnel_keys: Arc<TunnelKeys>,
     /// Client of the peers.
     pub peers: Client,
     /// Client of the engine.

@@ -9,3 +9,4 @@ pub mod leaving;
 pub mod renewal;
 pub mod swarm_node;
 pub mod tokens;
+pub mod tunnel_keys;

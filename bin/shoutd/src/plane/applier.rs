@@ -6,7 +6,7 @@ use shoutd_core::advertise::PeerStates;
 use shoutd_core::cluster::Cluster;
 use shoutd_core::local::Local;
 use shoutd_core::plane::{
-    Desired, DeviceName, ReplicationCache, Underlay, desired, underlay_filter,
+    Desired, DeviceName, PresharedKeys, ReplicationCache, Underlay, desired, underlay_filter,
 };
 use shoutd_dataplane::{Generation, ReconcilerHandle, UnderlayInterface};
 use tokio::sync::watch;
@@ -37,6 +37,7 @@ pub(super) struct Inputs {
     pub(super) local: Arc<LocalState>,
     pub(super) heard: watch::Receiver<Arc<PeerStates>>,
     pub(super) underlay: watch::Receiver<UnderlayInterface>,
+    pub(super) keys: watch::Receiver<Arc<PresharedKeys>>,
     pub(super) reconciler: ReconcilerHandle,
 }
 
@@ -56,6 +57,7 @@ struct Sources {
     local: Arc<Local>,
     heard: Arc<PeerStates>,
     underlay: Underlay,
+    keys: Arc<PresharedKeys>,
 }
 
 impl Sources {
@@ -66,6 +68,7 @@ impl Sources {
             && Arc::ptr_eq(&self.local, &others.local)
             && Arc::ptr_eq(&self.heard, &others.heard)
             && self.underlay == others.underlay
+            && Arc::ptr_eq(&self.keys, &others.keys)
     }
 }
 
@@ -79,16 +82,17 @@ impl Inputs {
         let (underlay, interface) =
             (underlay_of(&self.underlay.borrow()), self.underlay.borrow().name.clone());
         let (local, heard) = (self.local.get(), self.heard.borrow().clone());
-        Some(Sources { cluster, interface, local, heard, underlay })
+        let keys = self.keys.borrow().clone();
+        Some(Sources { cluster, interface, local, heard, underlay, keys })
     }
 
     fn desired(&self, sources: &Sources, cache: &mut ReplicationCache) -> Arc<Desired> {
-        let Sources { cluster, interface, local, heard, underlay } = sources;
+        let Sources { cluster, interface, local, heard, underlay, keys } = sources;
         let me = self.agreement.me;
-        Arc::new(Desired {
-            underlay_filter: underlay_filter(cluster, me, underlay.address, interface.clone()),
-            ..desired(cluster, local, me, *underlay, heard, cache)
-        })
+        let mut desired = desired(cluster, local, me, *underlay, heard, cache);
+        desired.underlay_filter = underlay_filter(cluster, me, underlay.address, interface.clone());
+        desired.encryption.set_preshared_keys(cluster, keys);
+        Arc::new(desired)
     }
 }
 
@@ -102,6 +106,7 @@ impl Applier {
     pub async fn run(mut self, stop: CancellationToken) {
         let (mut cluster, mut local) = (self.inputs.agreement.watch(), self.inputs.local.watch());
         let (mut heard, mut underlay) = (self.inputs.heard.clone(), self.inputs.underlay.clone());
+        let mut keys = self.inputs.keys.clone();
         loop {
             let Self { inputs, requested, last, cache } = &mut self;
             requested.serve(|is_forced| apply(inputs, last, cache, is_forced));
@@ -110,6 +115,7 @@ impl Applier {
                 changed = local.changed() => changed.is_ok(),
                 changed = heard.changed() => changed.is_ok(),
                 changed = underlay.changed() => changed.is_ok(),
+                changed = keys.changed() => changed.is_ok(),
                 are_callers_left = requested.requested() => are_callers_left,
                 () = stop.cancelled() => false,
             };

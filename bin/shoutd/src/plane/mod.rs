@@ -17,7 +17,7 @@ use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::local::Endpoint;
 pub use shoutd_core::plane::NAMESPACES;
 use shoutd_core::plane::{
-    Desired, DeviceName, MTU_OPTION, Observed, Underlay, mtu_excess, way_out_problem,
+    Desired, DeviceName, MTU_OPTION, Observed, PresharedKeys, Underlay, mtu_excess, way_out_problem,
 };
 use shoutd_core::stale::Interface;
 use shoutd_core::{EndpointId, NetworkId, Vni};
@@ -62,6 +62,7 @@ impl Plane {
         local: Arc<LocalState>,
         heard: watch::Receiver<Arc<PeerStates>>,
         underlay: watch::Receiver<UnderlayInterface>,
+        keys: watch::Receiver<Arc<PresharedKeys>>,
         reconciler: ReconcilerHandle,
     ) -> (Self, Applier) {
         let (requests, requested) = requests::channel();
@@ -70,6 +71,7 @@ impl Plane {
             local: local.clone(),
             heard,
             underlay: underlay.clone(),
+            keys,
             reconciler: reconciler.clone(),
         };
         let plane = Self { agreement, local, underlay, reconciler, requests };

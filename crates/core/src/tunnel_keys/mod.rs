@@ -20,6 +20,7 @@
 //! packet is lost even if the other host's daemon is dead.
 
 mod key;
+mod rotation;
 #[cfg(test)]
 mod simulation;
 #[cfg(test)]
@@ -29,6 +30,7 @@ mod trial;
 use std::time::Duration;
 
 pub use key::{Claim, KeyDigest, OCTETS, PairKey, PairKeys, PresharedKey};
+pub use rotation::{AskRotation, KeyRotation, progress};
 pub use trial::Trial;
 
 use crate::HostId;

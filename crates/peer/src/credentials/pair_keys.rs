@@ -4,8 +4,10 @@
 //! key at their next call.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::io;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -19,7 +21,7 @@ use crate::hex;
 use crate::key::{KeyError, random, sha256};
 
 /// The subdirectory, in that of the credentials.
-pub(super) const DIRECTORY: &str = "preshared";
+const DIRECTORY: &str = "preshared";
 
 /// How the name of a file ends, after the other host's id.
 const SUFFIX: &str = ".json";
@@ -55,8 +57,8 @@ impl<'de> Deserialize<'de> for Digits {
     }
 }
 
-impl std::fmt::Debug for RevealedKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for RevealedKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RevealedKey").field("rotation", &self.rotation).finish_non_exhaustive()
     }
 }
@@ -110,14 +112,9 @@ pub struct PairKeyFiles {
 }
 
 impl CredentialStore {
-    /// The files of preshared keys, in a directory that is made if it does not exist.
-    ///
-    /// # Errors
-    /// It cannot be made, or other users can read it.
-    pub fn pair_keys(&self) -> Result<PairKeyFiles, CredentialError> {
-        let directory = self.directory.join(DIRECTORY);
-        files::prepare_directory(&directory)?;
-        Ok(PairKeyFiles { directory })
+    /// The files of preshared keys. Their directory is made with the first one.
+    pub fn pair_keys(&self) -> PairKeyFiles {
+        PairKeyFiles { directory: self.directory.join(DIRECTORY) }
     }
 }
 
@@ -160,8 +157,9 @@ impl PairKeyFiles {
     /// Writes the keys of a pair durably and atomically.
     ///
     /// # Errors
-    /// The file cannot be written. The former one stays.
+    /// The file cannot be written, or other users can read its directory. The former one stays.
     pub fn save(&self, host: HostId, keys: &PairKeys) -> Result<(), CredentialError> {
+        files::prepare_directory(&self.directory)?;
         let reveal = |key: &Option<PairKey>| key.as_ref().map(RevealedKey::of);
         let stored = Stored { current: reveal(&keys.current), other: reveal(&keys.other) };
         let mut text = Zeroizing::new(Vec::with_capacity(FILE_OCTETS));
@@ -179,14 +177,17 @@ impl PairKeyFiles {
     /// # Errors
     /// The file cannot be removed.
     pub fn remove(&self, host: HostId) -> Result<(), CredentialError> {
-        files::remove(&self.directory, &name(host))
+        match self.directory.exists() {
+            true => files::remove(&self.directory, &name(host)),
+            false => Ok(()),
+        }
     }
 
     /// Removes the keys of all pairs.
-    pub(super) fn remove_all(directory: &std::path::Path) -> Result<(), CredentialError> {
+    pub(super) fn remove_all(directory: &Path) -> Result<(), CredentialError> {
         let path = directory.join(DIRECTORY);
         match fs::remove_dir_all(&path) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 Err(CredentialError::Io { operation: "remove", path, source })
             }
             _ => Ok(()),
@@ -212,7 +213,7 @@ mod tests {
     fn keys_read_back_and_are_removed_with_the_credentials() {
         let directory = tempfile::tempdir().unwrap();
         let store = CredentialStore::open(directory.path()).unwrap();
-        let files = store.pair_keys().unwrap();
+        let files = store.pair_keys();
         let draw = |rotation| draw_pair_key(rotation, Duration::from_secs(9)).unwrap();
         let one = PairKeys { current: Some(draw(1)), other: None };
         let two = PairKeys { current: Some(draw(2)), other: Some(draw(3)) };
@@ -236,7 +237,7 @@ mod tests {
     fn a_file_that_cannot_be_used_is_named_without_its_text() {
         let directory = tempfile::tempdir().unwrap();
         let store = CredentialStore::open(directory.path()).unwrap();
-        let files = store.pair_keys().unwrap();
+        let files = store.pair_keys();
         let key = draw_pair_key(1, Duration::ZERO).unwrap();
         let keys = PairKeys { current: Some(key.clone()), other: None };
         let digits = hex::encode(key.key.octets());
