@@ -27,6 +27,7 @@ mod presence;
 mod programs;
 mod recovery;
 mod remove;
+mod rotate_keys;
 mod schema;
 mod show;
 mod start;
@@ -76,6 +77,8 @@ enum Command {
     Approve(token::Approve),
     /// Remove a host, dead or alive, and its leases from the cluster
     Remove(remove::Remove),
+    /// Replace the preshared keys of encrypted networks on all hosts, and wait for it
+    RotateKeys(rotate_keys::RotateKeys),
     /// Show this host's settings and where they come from, or read the configuration file again
     #[command(subcommand)]
     Config(config::Config),
@@ -191,6 +194,7 @@ fn run(arguments: Arguments, matches: &ArgMatches) -> Result<ExitCode> {
             Command::Token(token) => token.run(directories).await,
             Command::Approve(approve) => approve.run(directories).await,
             Command::Remove(remove) => remove.run(directories).await,
+            Command::RotateKeys(rotate) => rotate.run(directories).await,
             Command::Backup(backup) => backup.run(directories).await,
             Command::Restore(restore) => restore.run(directories).await,
             Command::Recover(recover) => recover.run(directories).await,

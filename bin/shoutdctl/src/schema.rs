@@ -12,6 +12,7 @@ use shoutd_core::explain::{Explanation, Trace};
 use shoutd_core::health::HostHealth;
 use shoutd_core::ping::Ping;
 use shoutd_core::rates::{RatedGroup, Top};
+use shoutd_core::tunnel_keys::KeyRotation;
 use shoutd_core::view::{Endpoints, GroupRow, HostRow, NetworkRow, Status};
 use shoutd_core::watch::Line;
 
@@ -22,7 +23,7 @@ use crate::show::Inspected;
 type Output = (&'static str, fn() -> Schema);
 
 /// The commands with `--json`, and what they print.
-const OUTPUTS: [Output; 16] = [
+const OUTPUTS: [Output; 17] = [
     ("config show", of::<Settings>),
     ("status", of::<Status>),
     ("status --cluster", of::<Vec<HostHealth>>),
@@ -39,6 +40,7 @@ const OUTPUTS: [Output; 16] = [
     ("top", of::<Top>),
     ("watch", of::<Line>),
     ("doctor", of::<Report>),
+    ("rotate-keys", of::<KeyRotation>),
 ];
 
 /// Print the JSON Schema of what a command prints with --json

@@ -20,6 +20,7 @@ use shoutd_core::joining::PeerCheck;
 use shoutd_core::limits::{EVENTS_MAX, WATCHERS_MAX};
 use shoutd_core::ping::{AskEchoes, AskPing, Echoes, Ping};
 use shoutd_core::rates::{AskRates, AskTop, HostRates, Top};
+use shoutd_core::tunnel_keys::{AskRotation, KeyRotation};
 use shoutd_core::view::{
     Applicant, Approve, AwaitNetwork, CheckPeers, Done, EndpointRow, Endpoints, Failure,
     ForgetNetwork, GroupMemberRow, GroupRow, HostRow, Membership, NetworkRow, NetworkStanding,
@@ -104,6 +105,8 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/token/offer", post(offer_token))
         .route("/v1/peers/check", post(check_peers))
         .route("/v1/approve", get(waiting).post(approve))
+        .route("/v1/keys/rotate", post(rotate_keys))
+        .route("/v1/keys/rotation", post(key_rotation))
         .route("/v1/remove", post(remove_host))
         .route("/v1/leave", post(leave))
         .route("/v1/backup", get(backup))
@@ -305,6 +308,17 @@ async fn approve(State(control): State<Arc<Control>>, Json(wanted): Json<Approve
     Ok(Json(Done {
         message: "approved: the host can join within one hour, when it asks again".to_owned(),
     }))
+}
+
+async fn rotate_keys(State(control): State<Arc<Control>>) -> Answer<KeyRotation> {
+    Ok(Json(control.views.services.tunnel_keys.rotate().await?))
+}
+
+async fn key_rotation(
+    State(control): State<Arc<Control>>,
+    Json(asked): Json<AskRotation>,
+) -> Json<KeyRotation> {
+    Json(control.views.services.tunnel_keys.rotation(&asked).await)
 }
 
 async fn remove_host(
