@@ -16,6 +16,7 @@ pub mod configuration;
 pub mod descriptors;
 pub mod doctor;
 pub mod driver;
+pub mod encryption;
 pub mod events;
 pub mod explain;
 pub mod founding;

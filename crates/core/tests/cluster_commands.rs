@@ -174,3 +174,34 @@ fn the_stock_size_follows_the_subnet_and_all_stocks_fit_into_it() {
         assert!(stock_size(&pool("10.0.0.0/24"), hosts) * 2 * hosts <= 254);
     }
 }
+
+#[test]
+fn the_default_encrypts_new_networks_and_refuses_plain_ones() {
+    let mut cluster = common::cluster_of(1);
+    let command = |number: u8, options: &[(&str, &str)]| {
+        let options = options.iter().map(|(name, value)| ((*name).into(), (*value).into()));
+        let mut settings = common::settings(common::pool(&format!("10.{number}.0.0/24")));
+        settings.options = options.collect();
+        let (id, origin) = (common::network_id(number), common::host(1));
+        Command::CreateNetwork { id, origin, settings }
+    };
+    let is_encrypted =
+        |cluster: &Cluster, number| cluster.networks[&common::network_id(number)].encrypted;
+    cluster.apply(&command(1, &[])).unwrap();
+    cluster.apply(&command(2, &[("shoutd.encrypted", "false")])).unwrap();
+    cluster.apply(&Command::SetEncryption { always: true }).unwrap();
+    assert!(cluster.encryption.wanted, "the hosts publish their ends at once");
+    cluster.apply(&command(3, &[])).unwrap();
+    assert!(!is_encrypted(&cluster, 1) && is_encrypted(&cluster, 3));
+    let refused = cluster.apply(&command(4, &[("encrypted", "False")])).unwrap_err();
+    assert_eq!(refused, Refusal::MustBeEncrypted("encrypted".to_owned()));
+    assert!(!cluster.networks.contains_key(&common::network_id(4)));
+    cluster.apply(&command(5, &[("encrypted", ""), ("shoutd.encrypted", "false")])).unwrap();
+    // Repeated, they find what they did before, whatever the default is now.
+    assert_eq!(cluster.apply(&command(2, &[("shoutd.encrypted", "false")])), Ok(Outcome::Done));
+    cluster.apply(&Command::SetEncryption { always: false }).unwrap();
+    assert_eq!(cluster.apply(&command(3, &[])), Ok(Outcome::Done));
+    assert!(is_encrypted(&cluster, 3) && is_encrypted(&cluster, 5));
+    cluster.apply(&command(6, &[])).unwrap();
+    assert!(!is_encrypted(&cluster, 6));
+}

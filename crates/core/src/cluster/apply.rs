@@ -11,7 +11,7 @@ use crate::limits::{
     HOSTS_MAX, MTU_MIN, NETWORKS_MAX, PAIRS_MAX, REPORTED_SUBNETS_MAX, SUBNETS_MAX, TEXT_BYTES_MAX,
     VNI_FIRST, VNI_NOWHERE,
 };
-use crate::plane::{MTU_OPTION, requests_encryption};
+use crate::plane::MTU_OPTION;
 use crate::{ClusterId, HostId, NetworkId, Vni};
 
 impl Cluster {
@@ -170,7 +170,7 @@ impl Cluster {
         check_pairs("options", &settings.options)?;
         check_mtu(settings.options.get(MTU_OPTION))?;
         self.check_pools(id, &settings.pools)?;
-        let encrypted = self.encryption.always || requests_encryption(&settings.options);
+        let encrypted = self.encrypts(&settings.options)?;
         self.encryption.wanted |= encrypted;
         let vni = self.take_vni();
         let network = Network {

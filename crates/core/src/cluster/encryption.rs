@@ -10,7 +10,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde::{Deserialize, Serialize};
 
 use super::{Cluster, Command, Outcome, Refusal};
-use crate::plane::requests_encryption;
+use crate::plane::{refuses_encryption, requests_encryption};
 use crate::{HostId, InvalidId};
 
 /// The version of agreed state without encryption and replaced authorities, which every build
@@ -122,6 +122,17 @@ impl Cluster {
     pub fn state_version(&self) -> u32 {
         let is_old = self.encryption.is_unused() && self.admissions.former_authorities.is_empty();
         if is_old { STATE_WITHOUT_ENCRYPTION } else { STATE_WITH_ENCRYPTION }
+    }
+
+    /// Whether a new network with these options is encrypted.
+    pub(super) fn encrypts(&self, options: &BTreeMap<String, String>) -> Result<bool, Refusal> {
+        let is_requested = requests_encryption(options);
+        match refuses_encryption(options) {
+            Some(name) if self.encryption.always && !is_requested => {
+                Err(Refusal::MustBeEncrypted(name.chars().take(80).collect()))
+            }
+            _ => Ok(self.encryption.always || is_requested),
+        }
     }
 
     pub(super) fn set_encryption(&mut self, always: bool) -> Outcome {

@@ -27,6 +27,12 @@ pub enum Refusal {
     /// There is no such network.
     #[error("network {0} is not known to the cluster")]
     UnknownNetwork(NetworkId),
+    /// The user asks for a plain network, and all new networks are encrypted.
+    #[error(
+        "all new networks of this cluster are encrypted, so option {0} cannot be false: leave it \
+         out, or first type shoutdctl start --encrypt=on-request on any host"
+    )]
+    MustBeEncrypted(String),
     /// The cluster has another certificate authority.
     #[error("the cluster has another certificate authority")]
     OtherAuthority,

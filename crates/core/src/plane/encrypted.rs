@@ -38,11 +38,22 @@ const REQUESTS: [&str; 3] = ["encrypted", "encrypt", "encryption"];
 /// of `encrypted` as a request. Any value but `false` is one: a network that only looks encrypted
 /// is worse than none.
 pub fn requests_encryption(options: &BTreeMap<String, String>) -> bool {
-    options.iter().any(|(name, value)| {
-        let last = name.trim().rsplit('.').next().unwrap_or_default();
-        REQUESTS.iter().any(|word| last.eq_ignore_ascii_case(word))
-            && !value.trim().eq_ignore_ascii_case("false")
-    })
+    options.iter().any(|(name, value)| is_request(name) && !is_false(value))
+}
+
+/// The option that says that the network is not to be encrypted, if there is one.
+pub fn refuses_encryption(options: &BTreeMap<String, String>) -> Option<&str> {
+    let mut refusals = options.iter().filter(|(name, value)| is_request(name) && is_false(value));
+    refusals.next().map(|(name, _)| name.as_str())
+}
+
+fn is_request(name: &str) -> bool {
+    let last = name.trim().rsplit('.').next().unwrap_or_default();
+    REQUESTS.iter().any(|word| last.eq_ignore_ascii_case(word))
+}
+
+fn is_false(value: &str) -> bool {
+    value.trim().eq_ignore_ascii_case("false")
 }
 
 /// Whether this host should have the encrypted underlay.

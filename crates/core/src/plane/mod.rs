@@ -33,7 +33,7 @@ pub use diff::diff;
 pub use encrypted::{
     Carrier, ENCRYPTED_DEVICE, ENCRYPTED_NAMESPACE, EncryptedPeer, EncryptedUnderlay,
     EncryptionWanted, ObservedEncryption, ObservedPeer, PresharedKeys, encrypted_address,
-    requests_encryption,
+    refuses_encryption, requests_encryption,
 };
 pub use forwarding::{Destination, Filter, Forwarding, UNREGISTERED};
 pub use gateway::{
@@ -46,9 +46,9 @@ pub use observed::{
     ObservedUnderlayFilter,
 };
 pub use options::{
-    ALL_MULTICAST, INTERFACE_PREFIX, InvalidOption, MAC_MOVES_OPTION, MAX_RATE_OPTION,
-    MULTICAST_ROUTE_OPTION, check_options, interface_prefix, multicast_routes, resolves_names,
-    resolves_public_names,
+    ALL_MULTICAST, ENCRYPTED_OPTION, INTERFACE_PREFIX, InvalidOption, MAC_MOVES_OPTION,
+    MAX_RATE_OPTION, MULTICAST_ROUTE_OPTION, check_options, interface_prefix, multicast_routes,
+    resolves_names, resolves_public_names,
 };
 pub use repairs::{REPAIRS_REMEMBERED, Repairs, Undone};
 pub use tier::{Tier, UnknownTier};
