@@ -46,6 +46,15 @@ pub enum KernelError {
     /// This host cannot encrypt.
     #[error("this host was not prepared for encryption: its WireGuard key is missing")]
     NoWireguard,
+    /// Another program has the port of WireGuard.
+    #[error(
+        "UDP port {port} is in use by another program, and WireGuard needs it: stop that one (`ss \
+         -ulnp sport = :{port}` names it), or start shoutd with another --wireguard-port"
+    )]
+    OccupiedPort {
+        /// The port.
+        port: u16,
+    },
     /// WireGuard in user space failed.
     #[error("WireGuard in user space: {error}")]
     Userspace {

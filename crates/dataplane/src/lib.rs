@@ -28,6 +28,7 @@ mod table_cache;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod underlay;
+mod wireguard;
 
 pub use forwarding::{ForwardingTables, MembershipChange, MembershipSource};
 pub use forwarding_failure::ForwardingFailure;
@@ -49,3 +50,4 @@ pub use reconciler::Reconciler;
 pub use round::{ReplicatorRound, Round, RoundObserver, RoundOutcome};
 pub use scope::Scope;
 pub use underlay::{NoInterface, UnderlayInterface, host_routes, underlay_interface};
+pub use wireguard::{NoWireguard, check_wireguard};

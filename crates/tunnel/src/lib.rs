@@ -61,4 +61,5 @@ pub use arguments::{ArgumentError, Arguments, SUBCOMMAND};
 pub use client::{Client, ClientError};
 pub use key::public_key;
 pub use serve::{ServeError, Tuning, serve};
+pub use tun::check_tun;
 pub use uapi::{ANSWER_MAX, REQUEST_MAX};

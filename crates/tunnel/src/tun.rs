@@ -11,8 +11,11 @@ use std::time::Duration;
 use gotatun::packet::{Ip, Packet, PacketBufPool};
 use gotatun::tun::{IpRecv, IpSend, MtuWatcher};
 use nix::errno::Errno;
-use nix::libc::{self, c_int, c_short};
-use nix::{ioctl_write_int_bad, ioctl_write_ptr_bad, request_code_write, unistd};
+use nix::libc::{self, c_int, c_short, c_uint};
+use nix::{
+    ioctl_read_bad, ioctl_write_int_bad, ioctl_write_ptr_bad, request_code_read,
+    request_code_write, unistd,
+};
 use shoutd_netlink::{Link, Namespace, Route};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -25,6 +28,15 @@ const WATCH_PERIOD: Duration = Duration::from_secs(1);
 /// The length of the largest packet, in octets: a device's MTU has 16 bits.
 const PACKET_MAX: usize = 65_535;
 
+/// The device from which TUN devices come.
+const CLONE_DEVICE: &str = "/dev/net/tun";
+
+ioctl_read_bad!(
+    /// What the kernel's TUN devices can do.
+    tun_features,
+    request_code_read!(b'T', 207, size_of::<c_uint>()),
+    c_uint
+);
 ioctl_write_ptr_bad!(
     /// Attaches a file to a device, which it creates if necessary.
     tun_set_interface,
@@ -46,6 +58,18 @@ pub(crate) struct OpenTun {
     link: Link,
 }
 
+/// Checks that this machine has TUN devices. It makes none.
+///
+/// # Errors
+/// `/dev/net/tun` cannot be opened, or is something else.
+pub fn check_tun() -> io::Result<()> {
+    let file = File::options().read(true).write(true).open(CLONE_DEVICE)?;
+    let mut features = 0;
+    // SAFETY: the descriptor is open, and the number lives until the call has returned.
+    unsafe { tun_features(file.as_raw_fd(), &raw mut features) }?;
+    Ok(())
+}
+
 /// Opens the device in the namespace whose file is `namespace`, and creates it if there is none.
 /// It stays when the process ends, with its addresses and routes.
 ///
@@ -60,7 +84,7 @@ pub(crate) fn open(namespace: &Path, name: &str) -> io::Result<OpenTun> {
 }
 
 fn attach(name: &str) -> io::Result<OwnedFd> {
-    let file = File::options().read(true).write(true).open("/dev/net/tun")?;
+    let file = File::options().read(true).write(true).open(CLONE_DEVICE)?;
     // SAFETY: all zeros are a valid ifreq, a struct of integers and of a union with pointers.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     // The last octet stays zero.

@@ -2,11 +2,14 @@
 
 mod userspace;
 
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::num::NonZeroU16;
 use std::path::PathBuf;
 
 use ipnet::{IpNet, Ipv6Net};
 use shoutd_core::cluster::TunnelKey;
+use shoutd_core::encryption::WireguardChoice;
 use shoutd_core::plane::{
     ENCRYPTED_DEVICE, ENCRYPTED_NAMESPACE, EncryptedUnderlay, ObservedEncryption, ObservedPeer,
     OwnerTag,
@@ -75,6 +78,17 @@ impl EncryptedNamespace {
         match self.route.link(ENCRYPTED_DEVICE)? {
             Some(link) if !is_ours(&link) => Err(foreign(&link, ENCRYPTED_NAMESPACE.to_owned())),
             link => Ok(link),
+        }
+    }
+}
+
+impl WireguardTier {
+    /// The chosen one; `None` for the kernel's if it has one.
+    pub fn chosen(choice: WireguardChoice) -> Option<Self> {
+        match choice {
+            WireguardChoice::Auto => None,
+            WireguardChoice::Kernel => Some(Self::Kernel),
+            WireguardChoice::Userspace => Some(Self::Userspace),
         }
     }
 }
@@ -155,6 +169,12 @@ impl LinuxKernel {
             _ => None,
         };
         let device = match &mut self.encryption {
+            // A start with another choice replaces it.
+            Some(Encryption { setup: EncryptionSetup { tier: Some(tier), .. }, .. })
+                if *tier != tier_of(&link) =>
+            {
+                None
+            }
             Some(encryption) => encryption.device(&inside.namespace, &link)?,
             None => None,
         };
@@ -188,6 +208,18 @@ impl LinuxKernel {
         &mut self,
         wanted: &EncryptedUnderlay,
     ) -> Result<(), KernelError> {
+        let port = wanted.port;
+        self.try_set_encrypted_underlay(wanted).map_err(|error| {
+            // WireGuard in user space does not say so.
+            let has_port = self.observe_encryption().is_some_and(|observed| observed.port == port);
+            if !has_port && is_occupied(port) { KernelError::OccupiedPort { port } } else { error }
+        })
+    }
+
+    fn try_set_encrypted_underlay(
+        &mut self,
+        wanted: &EncryptedUnderlay,
+    ) -> Result<(), KernelError> {
         let encryption = self.encryption.as_mut().ok_or(KernelError::NoWireguard)?;
         let namespace = self.named.create(ENCRYPTED_NAMESPACE, || {
             // Nothing but the peers' packets, which only come from their own addresses.
@@ -213,6 +245,7 @@ impl LinuxKernel {
             WireguardTier::Kernel => {}
             WireguardTier::Userspace => {
                 let file = self.named.path(ENCRYPTED_NAMESPACE);
+                encryption.userspace.end_at_other_port(wanted.port);
                 encryption.userspace.ensure_runs(&file, wanted.port)?;
             }
         }
@@ -257,6 +290,11 @@ impl LinuxKernel {
         let missing = || KernelError::NoNamespace { namespace: ENCRYPTED_NAMESPACE.to_owned() };
         Ok(Route::open(&namespace.ok_or_else(missing)?)?)
     }
+}
+
+fn is_occupied(port: u16) -> bool {
+    let bound = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port));
+    bound.is_err_and(|error| error.kind() == ErrorKind::AddrInUse)
 }
 
 /// What is observed without a device that can be read.

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use shoutd_core::plane::ENCRYPTED_DEVICE;
 use shoutd_netlink::wireguard::{Change, Device};
 use shoutd_tunnel::{Arguments, Client, ClientError};
@@ -18,6 +19,9 @@ const REQUEST_DEADLINE: Duration = Duration::from_secs(2);
 
 /// How long the process may take to serve its socket.
 const START_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long the process may take to end.
+const END_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Pause between two attempts to connect.
 const RETRY: Duration = Duration::from_millis(20);
@@ -80,15 +84,30 @@ impl Userspace {
         }
     }
 
-    /// Ends the process, also one that an earlier daemon started.
+    /// Ends the process, also one that an earlier daemon started, and waits for its end: the next
+    /// one needs its device and its port.
     pub(super) fn end(&mut self) {
-        let process = self.request(async |client| client.process());
-        if let Ok(process) = process
-            && let Err(error) = nix::sys::signal::kill(process, nix::sys::signal::Signal::SIGTERM)
-        {
+        let Ok(process) = self.request(async |client| client.process()) else {
+            return self.collect();
+        };
+        if let Err(error) = kill(process, Signal::SIGTERM) {
             warn!("WireGuard in user space does not end: {error}");
         }
+        let until = Instant::now() + END_DEADLINE;
         self.collect();
+        while kill(process, None).is_ok() && Instant::now() < until {
+            std::thread::sleep(RETRY);
+            self.collect();
+        }
+    }
+
+    /// Ends a process that has another port. It could change it, but has given up the privilege to
+    /// have large buffers for another socket.
+    pub(super) fn end_at_other_port(&mut self, port: u16) {
+        let has = self.request(async |client| client.get().await.map(|device| device.listen_port));
+        if has.is_ok_and(|has| has != port) {
+            self.end();
+        }
     }
 
     fn has_ended(&mut self) -> bool {
