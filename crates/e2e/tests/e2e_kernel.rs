@@ -11,11 +11,12 @@ use serde_json::Value;
 use shoutd_lab::run_on_older_kernel;
 
 /// The tests that 6.1 can run.
-const TESTS: [&str; 11] = [
+const TESTS: [&str; 12] = [
     "probing::this_kernel_has_all_that_is_needed",
     "probing::lack_of_privilege_is_said_to_be_that",
     "igmp_mld_filter::igmp_and_mld_do_not_cross_and_all_else_does",
     "traffic::unicast_broadcast_and_multicast_reach_containers_of_other_hosts",
+    "encryption::everything_passes_over_the_kernels_wireguard",
     "traffic::ipv6_multicast_and_neighbour_discovery_pass",
     "tiers::link_local_groups_that_share_a_mac_address_with_others_reach_who_they_should",
     "tiers::groups_that_nobody_listens_to_go_nowhere_by_mac_address_either",
@@ -33,8 +34,12 @@ const WIREGUARD_TESTS: [&str; 4] = [
     "a_thousand_peers_are_set_read_and_removed",
 ];
 
-/// Which tier it has, and that it has interfaces of VLANs.
-const ENVIRONMENT: [(&str, &str); 2] = [("SHOUTD_TIER", "multicast-fdb"), ("SHOUTD_VLANS", "yes")];
+/// Which tier it has, and that it has interfaces of VLANs and WireGuard.
+const ENVIRONMENT: [(&str, &str); 3] =
+    [("SHOUTD_TIER", "multicast-fdb"), ("SHOUTD_VLANS", "yes"), WIREGUARD];
+
+/// That the kernel must have WireGuard.
+const WIREGUARD: (&str, &str) = ("SHOUTD_WIREGUARD", "yes");
 
 #[test]
 fn multicast_reaches_the_members_hosts_on_a_kernel_without_vxlan_mdb() {
@@ -50,8 +55,7 @@ fn multicast_reaches_the_members_hosts_on_a_kernel_without_vxlan_mdb() {
 #[test]
 fn hosts_reach_each_other_by_wireguard() {
     let program = test_program("wireguard");
-    let shown =
-        run_on_older_kernel(&program, &WIREGUARD_TESTS, &[("SHOUTD_WIREGUARD", "yes")]).unwrap();
+    let shown = run_on_older_kernel(&program, &WIREGUARD_TESTS, &[WIREGUARD]).unwrap();
     println!("{shown}");
     for test in WIREGUARD_TESTS {
         assert!(shown.contains(&format!("test {test} ... ok")), "{test} failed:\n{shown}");

@@ -9,6 +9,7 @@
 
 mod cluster;
 mod counts;
+mod encryption;
 mod followed;
 mod graceful_restart;
 mod igmp_mld_filter;

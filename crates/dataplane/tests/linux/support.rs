@@ -187,15 +187,17 @@ impl Host {
 
     /// Desires the network with these remotes.
     pub fn want_segment(&mut self, remotes: &[IpAddr]) {
+        let vtep = Vtep { address: self.address, port: VXLAN_PORT, encrypted: false };
+        self.want_segment_at(vtep, remotes);
+    }
+
+    /// The same, with this VTEP.
+    pub fn want_segment_at(&mut self, vtep: Vtep, remotes: &[IpAddr]) {
         let segment = Segment {
             remotes: remotes.iter().copied().collect(),
             replication: Arc::new(flood(remotes)),
             gateways: GATEWAYS.map(|gateway| gateway.parse().unwrap()).into(),
-            ..Segment::empty(
-                network(),
-                MTU,
-                Vtep { address: self.address, port: VXLAN_PORT, encrypted: false },
-            )
+            ..Segment::empty(network(), MTU, vtep)
         };
         self.desired.segments.insert(vni(), segment);
     }
@@ -311,13 +313,22 @@ pub fn connected_over_ipv6(hosts: u8) -> (World, Vec<Namespace>) {
     connect(world)
 }
 
-fn connect(mut world: World) -> (World, Vec<Namespace>) {
+fn connect(world: World) -> (World, Vec<Namespace>) {
     let addresses: Vec<IpAddr> = world.hosts.iter().map(|host| host.address).collect();
+    connect_by(world, &addresses, false)
+}
+
+/// Connects hosts whose VTEPs have these addresses.
+pub fn connect_by(
+    mut world: World,
+    addresses: &[IpAddr],
+    encrypted: bool,
+) -> (World, Vec<Namespace>) {
     let mut containers = Vec::new();
-    for host in &mut world.hosts {
+    for (host, own) in world.hosts.iter_mut().zip(addresses) {
         let others: Vec<IpAddr> =
-            addresses.iter().copied().filter(|address| *address != host.address).collect();
-        host.want_segment(&others);
+            addresses.iter().copied().filter(|address| address != own).collect();
+        host.want_segment_at(Vtep { address: *own, port: VXLAN_PORT, encrypted }, &others);
         host.want_endpoint(1);
         host.settle();
         containers.push(host.start_container(1));

@@ -39,7 +39,8 @@ fn unicast_broadcast_and_multicast_pass_over_an_ipv6_underlay() {
     pass_everything(&connected_over_ipv6(2));
 }
 
-fn pass_everything((world, containers): &(World, Vec<Namespace>)) {
+/// Unicast, broadcast and multicast reach all containers.
+pub fn pass_everything((world, containers): &(World, Vec<Namespace>)) {
     let local = Ipv4Addr::new(224, 0, 0, 251);
     let receivers = receivers(world, containers, &[GROUP, local]);
     let sender = udp(&containers[0], (Ipv4Addr::UNSPECIFIED, 0));
