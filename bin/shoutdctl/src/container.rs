@@ -189,7 +189,8 @@ fn command_line(
         line.push(format!("--env={TOKEN_VARIABLE}").into());
     }
     line.push(image.into());
-    line.extend(configuration.command_line());
+    // The cluster remembers it, and another host may change it.
+    line.extend(configuration.command_line_without(&["encrypt"]));
     line
 }
 

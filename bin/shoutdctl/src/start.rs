@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use nix::unistd::Pid;
 use shoutd_cli::{Configuration, Directories, EXIT_OTHER_RUNS, StartArguments, TOKEN_VARIABLE};
+use shoutd_core::encryption::SetEncrypt;
 use shoutd_core::view::{Done, Engine, Membership, OfferToken, Status, TokenView};
 use tokio::time::{Instant, sleep};
 
@@ -120,6 +121,10 @@ impl Starting {
                 signal.map_err(Into::into).and(Err(anyhow!("interrupted")))
             }
         };
+        let waited = match waited {
+            Ok(_) => self.set_encrypt(directories).await,
+            Err(error) => Err(error),
+        };
         if let Err(error) = waited {
             if child.try_wait()?.is_some_and(|status| status.code() == Some(EXIT_OTHER_RUNS.into()))
                 && let Some(status) = starting(directories).await?
@@ -128,7 +133,7 @@ impl Starting {
                     .already_running(directories, &status, token.as_deref(), deadline)
                     .await;
             }
-            // Do not leave behind a daemon that could not serve in time.
+            // Do not leave behind a daemon that could not serve in time, or not as it should.
             terminate(pid).await?;
             return Err(error);
         }
@@ -156,7 +161,11 @@ impl Starting {
         let directories = &self.configuration.directories;
         let socket = &self.configuration.start.docker_socket;
         container::run(image, &self.configuration, token).await?;
-        let status = match wait_until_serving(directories, deadline, || Ok(())).await {
+        let served = match wait_until_serving(directories, deadline, || Ok(())).await {
+            Ok(status) => self.set_encrypt(directories).await.map(|()| status),
+            Err(error) => Err(error),
+        };
+        let status = match served {
             Ok(status) => status,
             Err(error) => {
                 let said = container::last_error(socket).await;
@@ -263,7 +272,16 @@ impl Starting {
         let status = status.await?;
         // Check before we write these arguments into the systemd unit.
         wishes::check(&self.configuration.start, token, directories, &status).await?;
+        self.set_encrypt(directories).await?;
         self.hand_to_systemd(directories, token, deadline).await
+    }
+
+    /// Lets the cluster agree on which new networks are encrypted, if this start asks for it.
+    async fn set_encrypt(&self, directories: &Directories) -> Result<()> {
+        let Some(encrypt) = self.configuration.start.encrypt else { return Ok(()) };
+        let wanted = SetEncrypt { encrypt };
+        let set = control::post::<_, Done>(directories, "/v1/encrypt", &wanted).await;
+        set.map(drop).with_context(|| format!("--encrypt={encrypt} is not in force"))
     }
 
     /// Gives the token to a daemon that runs and has not joined a cluster yet.

@@ -99,6 +99,19 @@ pub fn settings(arguments: &StartArguments, status: &Status) -> Vec<String> {
              (shoutdctl stop) and start it again with --metrics-address"
         ));
     }
+    let (choice, port) = (status.encryption.wireguard, status.encryption.wireguard_port);
+    if let Some(wanted) = arguments.wireguard.filter(|wanted| *wanted != choice) {
+        unmet.push(format!(
+            "the running daemon has --wireguard={choice}, not {wanted}; to change that, stop it \
+             (shoutdctl stop) and start it again with --wireguard"
+        ));
+    }
+    if let Some(wanted) = arguments.wireguard_port.filter(|wanted| *wanted != port) {
+        unmet.push(format!(
+            "the running daemon has --wireguard-port={port}, not {wanted}; to change that, stop it \
+             (shoutdctl stop) and start it again with --wireguard-port"
+        ));
+    }
     let paths: [(&str, &Path, &str, &Path); 3] = [
         ("--data-dir", &arguments.data_dir, DATA_DIRECTORY, &status.data_directory),
         ("--docker-socket", &arguments.docker_socket, DOCKER_SOCKET, &status.docker_socket),
@@ -150,6 +163,8 @@ mod tests {
             ("--replication=flood", ["vxlan-mdb", "not by flood"]),
             ("--tunnel-probes=off", ["has --tunnel-probes=on", "again with --tunnel-probes=off"]),
             ("--metrics-address=none", ["127.0.0.1:7790, not none", "start it again"]),
+            ("--wireguard=kernel", ["--wireguard=auto", "not kernel"]),
+            ("--wireguard-port=7793", ["--wireguard-port=7792", "not 7793"]),
             ("--data-dir=/srv/other", ["/srv/shoutd", "/srv/other"]),
             ("--docker-socket=/run/d.sock", ["/var/run/docker.sock", "/run/d.sock"]),
             ("--plugin-socket=/run/p.sock", ["/run/docker/plugins/shoutd.sock", "/run/p.sock"]),

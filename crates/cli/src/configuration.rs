@@ -12,6 +12,8 @@ use std::path::{self, PathBuf};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use shoutd_core::configuration::{CONFIGURATION_FILE, Layer, Setting};
+use shoutd_core::encryption::WireguardChoice;
+use shoutd_core::limits::ENCRYPTION_PORT;
 use shoutd_core::metrics_address::MetricsAddress;
 use strsim::jaro_winkler;
 
@@ -120,6 +122,8 @@ fn default_value(name: &str) -> Option<String> {
     match name {
         "metrics-address" => Some(MetricsAddress::default().to_string()),
         "tunnel-probes" => Some("on".to_owned()),
+        "wireguard" => Some(WireguardChoice::default().to_string()),
+        "wireguard-port" => Some(ENCRYPTION_PORT.to_string()),
         _ => None,
     }
 }

@@ -21,6 +21,7 @@ pub use last_start::{LastStart, LastStartError};
 pub use log::LogFilter;
 pub use refuse::refuse;
 use shoutd_core::address::parse_address;
+use shoutd_core::encryption::{Encrypt, WireguardChoice, parse_wireguard_port};
 use shoutd_core::metrics_address::MetricsAddress;
 use shoutd_core::own_address::AddressRule;
 use shoutd_core::plane::{DeviceName, Tier};
@@ -116,6 +117,22 @@ pub struct StartArguments {
     /// are not noticed [default: on]
     #[arg(long, value_name = "SWITCH", value_enum)]
     pub tunnel_probes: Option<Switch>,
+
+    /// Which new networks of the cluster are encrypted between the hosts: always for all,
+    /// on-request for those with the option encrypted. The cluster agrees on it; without this
+    /// option, it stays as it is
+    #[arg(long, value_name = "WHEN", value_parser = str::parse::<Encrypt>)]
+    pub encrypt: Option<Encrypt>,
+
+    /// Which WireGuard encrypts: kernel, userspace for a process of shoutd's own, or auto for the
+    /// kernel's if it has one [default: auto]
+    #[arg(long, value_name = "KIND", value_parser = str::parse::<WireguardChoice>)]
+    pub wireguard: Option<WireguardChoice>,
+
+    /// UDP port at which this host receives what is encrypted [default: 7792]. The other hosts
+    /// learn it
+    #[arg(long, value_name = "PORT", value_parser = parse_wireguard_port)]
+    pub wireguard_port: Option<u16>,
 
     /// Whether this host, if it is a manager of a Docker Swarm, lets the Swarm's nodes join without
     /// a token

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::encryption::EncryptionStatus;
 use crate::events::Event;
 use crate::metrics_address::MetricsAddress;
 use crate::multicast::SourceFilter;
@@ -147,6 +148,9 @@ pub struct Status {
     /// Where it serves its metrics; `None` if it is older than that.
     #[serde(default)]
     pub metrics_address: Option<MetricsAddress>,
+    /// Encryption of networks.
+    #[serde(default)]
+    pub encryption: EncryptionStatus,
     /// Whether it is a member of a cluster.
     pub membership: Membership,
     /// The cluster's id.

@@ -12,6 +12,7 @@ use axum::{Json, Router};
 use serde_json::Value;
 use shoutd_core::configuration::{Reloaded, Settings};
 use shoutd_core::doctor::ClockFacts;
+use shoutd_core::encryption::SetEncrypt;
 use shoutd_core::events::Event;
 use shoutd_core::explain::{AskCounts, AskFacts, AskTrace, AskWhy, Explanation, HostFacts, Trace};
 use shoutd_core::health::HostHealth;
@@ -104,6 +105,7 @@ pub fn router(control: Arc<Control>) -> Router {
         .route("/v1/token", get(show_token).post(rotate_token))
         .route("/v1/token/offer", post(offer_token))
         .route("/v1/peers/check", post(check_peers))
+        .route("/v1/encrypt", post(set_encrypt))
         .route("/v1/approve", get(waiting).post(approve))
         .route("/v1/keys/rotate", post(rotate_keys))
         .route("/v1/keys/rotation", post(key_rotation))
@@ -290,6 +292,14 @@ async fn offer_token(
     }
     control.held_token.offer(offered.token.parse()?).await?;
     Ok(Json(Done { message: "this host asks to join with the token".to_owned() }))
+}
+
+async fn set_encrypt(
+    State(control): State<Arc<Control>>,
+    Json(wanted): Json<SetEncrypt>,
+) -> Answer<Done> {
+    control.views.services.encrypt.set(wanted.encrypt).await?;
+    Ok(Json(Done { message: format!("the cluster has agreed on --encrypt={}", wanted.encrypt) }))
 }
 
 async fn check_peers(

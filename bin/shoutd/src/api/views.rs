@@ -113,6 +113,7 @@ impl Views {
         problems.extend(self.services.plane.problems());
         problems.extend(self.services.advertiser.problems());
         problems.extend(self.services.prober.problems());
+        problems.extend(self.services.encrypt.problem());
         problems.extend(unkept_networks(&cluster));
         problems.extend(cluster.overlap_problems(self.services.agreement.me).into_values());
         problems.extend(consensus.fault.clone());
@@ -138,6 +139,7 @@ impl Views {
             replication: self.replication.name().to_owned(),
             tunnel_probes: self.services.prober.is_enabled(),
             metrics_address: Some(*self.live.metrics_address().borrow()),
+            encryption: self.services.encrypt.status(),
             membership: self.services.agreement.membership(),
             cluster: cluster.id,
             role: role(&consensus).to_owned(),

@@ -360,6 +360,7 @@ fn spawn_background(
     let published = encryption::publish(services.agreement.clone(), end, stop.clone());
     tasks.spawn("encryption", published);
     tasks.spawn("preshared keys", services.tunnel_keys.clone().run(stop.clone()));
+    tasks.spawn("default of encryption", services.encrypt.clone().run(stop.clone()));
     let (agreement, local) = (services.agreement.clone(), services.local.clone());
     let leases = leases::run(agreement, local, services.events.clone(), stop.clone());
     tasks.spawn("leases", leases);

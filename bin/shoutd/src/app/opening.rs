@@ -12,13 +12,15 @@ use shoutd_cli::{Configuration, StartArguments, Switch};
 use shoutd_consensus::{Consensus, LocalStore, Settings as ConsensusSettings, Store, remedy};
 use shoutd_core::HostId;
 use shoutd_core::cluster::TunnelEnd;
+use shoutd_core::encryption::{Encrypt, WireguardChoice};
 use shoutd_core::founding::SwarmRounds;
 use shoutd_core::limits::ENCRYPTION_PORT;
 use shoutd_core::own_address::AddressChoice;
 use shoutd_core::swarm;
 use shoutd_core::view::Membership;
 use shoutd_dataplane::{
-    Capabilities, EncryptionSetup, LinuxKernel, Reconciler, UnderlayInterface, probe,
+    Capabilities, EncryptionSetup, LinuxKernel, Reconciler, UnderlayInterface, WireguardTier,
+    check_wireguard, probe,
 };
 use shoutd_docker::engine::EngineClient;
 use shoutd_docker::plugin::{self, Socket};
@@ -39,6 +41,7 @@ use crate::docker::pending_removals::PendingRemovals;
 use crate::ipam::claims::Claims;
 use crate::membership::agreement::Agreement;
 use crate::membership::authority::{self, AuthorityKeeper};
+use crate::membership::encrypt::{DefaultEncryption, EncryptWish};
 use crate::membership::encryption;
 use crate::membership::enrollment::{Applicant, HeldToken, SwarmDoor};
 use crate::membership::formation::Formation;
@@ -73,6 +76,8 @@ pub(super) struct Daemon {
     pub(super) swarm: Option<SwarmStart>,
     pub(super) swarm_door: SwarmDoor,
     pub(super) tunnel_end: TunnelEnd,
+    pub(super) encrypt: EncryptWish,
+    pub(super) wireguard: WireguardChoice,
     /// Taken by the data plane.
     pub(super) encryption: Option<EncryptionSetup>,
 }
@@ -90,6 +95,10 @@ impl Daemon {
     ) -> Result<Self> {
         let (arguments, directories) = (&configuration.start, &configuration.directories);
         let capabilities = capabilities(arguments)?;
+        let wireguard = arguments.wireguard.unwrap_or_default();
+        if arguments.encrypt == Some(Encrypt::Always) || wireguard != WireguardChoice::Auto {
+            check_wireguard(wireguard)?;
+        }
         let interface = underlay::await_interface(&wanted.choice, wanted.is_remembered).await?;
         let choice = wanted.choice.clone();
         let resolved = wanted.at(interface.network.addr())?;
@@ -104,9 +113,12 @@ impl Daemon {
         if is_member {
             refuse_missing(&arguments.data_dir)?;
         }
-        let wireguard = (ENCRYPTION_PORT, None);
-        let (setup, tunnel_end) =
-            encryption::prepare(&credentials, &directories.run_dir, wireguard)?;
+        let port = arguments.wireguard_port.unwrap_or(ENCRYPTION_PORT);
+        let (setup, tunnel_end) = encryption::prepare(
+            &credentials,
+            &directories.run_dir,
+            (port, WireguardTier::chosen(wireguard)),
+        )?;
         let token = HeldToken::new(read_token(arguments, is_member)?);
         let store = Store::open(&arguments.data_dir, credentials.host())?;
         let local = LocalState::open(LocalStore::open(&arguments.data_dir)?)?;
@@ -159,6 +171,8 @@ impl Daemon {
             capabilities,
             live,
             tunnel_end,
+            encrypt: EncryptWish::new(arguments.encrypt),
+            wireguard,
             encryption: Some(setup),
         })
     }
@@ -171,7 +185,11 @@ impl Daemon {
     ) -> Result<(Services, Owners)> {
         let meters = Meters::default();
         let me = self.consensus.identity().host();
-        let agreement = Agreement::new(me, self.consensus.clone(), member, meters.clone());
+        let wish = self.encrypt.clone();
+        let agreement =
+            Agreement::new(me, self.consensus.clone(), member, wish.clone(), meters.clone());
+        let wireguard = (self.wireguard, self.tunnel_end.port);
+        let encrypt = Arc::new(DefaultEncryption::new(agreement.clone(), wish, wireguard));
         let observer = Arc::new(meters.clone());
         let reconciler = Reconciler::spawn_observed(kernel, self.capabilities.tier, observer)
             .context("cannot start the data plane's thread")?;
@@ -221,6 +239,7 @@ impl Daemon {
             meters.clone(),
         );
         let services = Services {
+            encrypt,
             plane,
             claims: Arc::new(claims),
             advertiser,

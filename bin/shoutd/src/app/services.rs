@@ -13,6 +13,7 @@ use crate::docker::in_flight::InFlight;
 use crate::docker::pending_removals::PendingRemovals;
 use crate::ipam::claims::{Claims, Pending};
 use crate::membership::agreement::Agreement;
+use crate::membership::encrypt::DefaultEncryption;
 use crate::membership::tunnel_keys::TunnelKeys;
 use crate::metrics::Meters;
 use crate::plane::{Applier, Plane};
@@ -34,6 +35,8 @@ pub struct Services {
     pub agreement: Agreement,
     /// This host's own state of its engine.
     pub local: Arc<LocalState>,
+    /// The default for the encryption of new networks.
+    pub encrypt: Arc<DefaultEncryption>,
     /// The data plane.
     pub plane: Arc<Plane>,
     /// Addresses that Docker requests.

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use shoutd_core::NetworkId;
 use shoutd_core::cluster::{DescribedSubnet, Description, Network};
 use shoutd_core::mirror::{DRIVER, EngineNetwork, NETWORK_OPTION};
+use shoutd_core::plane::{ENCRYPTED_OPTION, requests_encryption};
 use shoutd_docker::engine::{DockerNetwork, Ipam, IpamConfig, NetworkSpec};
 
 /// An engine's network as [`plan_mirrors`](shoutd_core::mirror::plan_mirrors) compares it.
@@ -38,6 +39,10 @@ pub fn mirror_of(id: &NetworkId, network: &Network, description: &Description) -
     let settings = &network.settings;
     let mut options = settings.options.clone();
     options.insert(NETWORK_OPTION.to_owned(), id.to_string());
+    if network.encrypted && !requests_encryption(&options) {
+        // The cluster's default decided: `docker network inspect` shows it, too.
+        options.insert(ENCRYPTED_OPTION.to_owned(), "true".to_owned());
+    }
     let configs = settings.pools.iter().map(|pool| IpamConfig {
         subnet: Some(pool.subnet),
         // If it is left out, shoutd's IPAM answers with the agreed gateway.

@@ -12,6 +12,7 @@ use shoutd_core::{HostId, NetworkId};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
 
 use crate::app::condition::met;
+use crate::membership::encrypt::EncryptWish;
 use crate::metrics::Meters;
 
 /// Handle to agreed state.
@@ -21,6 +22,7 @@ pub struct Agreement {
     pub me: HostId,
     consensus: Arc<Consensus>,
     membership: watch::Receiver<Membership>,
+    encrypt: EncryptWish,
     lease_gate: Arc<RwLock<()>>,
     meters: Meters,
 }
@@ -52,9 +54,10 @@ impl Agreement {
         me: HostId,
         consensus: Arc<Consensus>,
         membership: watch::Receiver<Membership>,
+        encrypt: EncryptWish,
         meters: Meters,
     ) -> Self {
-        Self { me, consensus, membership, lease_gate: Arc::default(), meters }
+        Self { me, consensus, membership, encrypt, lease_gate: Arc::default(), meters }
     }
 
     /// Agreed state, as far as it is applied on this host.
@@ -115,6 +118,7 @@ impl Agreement {
         command: Command,
         deadline: Duration,
     ) -> Result<Outcome, AgreementError> {
+        self.encrypt.check(&self.cluster(), &command)?;
         let begin = Instant::now();
         let proposed = self.consensus.propose(command, deadline).await;
         let result = match &proposed {

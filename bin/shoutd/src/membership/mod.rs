@@ -2,6 +2,7 @@
 
 pub mod agreement;
 pub mod authority;
+pub mod encrypt;
 pub mod encryption;
 pub mod enrollment;
 pub mod formation;

@@ -13,8 +13,9 @@ pub const MARK: &str = "# Written by `shoutdctl start`, and removed by `shoutdct
 /// The unit of the packages. Ours runs other programs.
 const PACKAGED: &str = include_str!("../../../../packaging/shoutd.service");
 
-/// Settings that the daemon itself remembers, because they may change.
-const REMEMBERED: [&str; 3] = ["advertise-address", "advertise-interface", "peer-addresses"];
+/// Settings that the daemon itself or the cluster remembers, because they may change.
+const REMEMBERED: [&str; 4] =
+    ["advertise-address", "advertise-interface", "encrypt", "peer-addresses"];
 
 /// The text of a drop-in that runs the packaged unit's program with the options of the command
 /// line; `None` if there are none.

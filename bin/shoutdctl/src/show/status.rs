@@ -7,6 +7,7 @@ use clap::Args;
 use comfy_table::Table;
 use serde::Serialize;
 use shoutd_cli::{Directories, EXIT_PROBLEMS};
+use shoutd_core::encryption::Encrypt;
 use shoutd_core::health::HostHealth;
 use shoutd_core::host_view::HostView;
 use shoutd_core::view::{Engine, Membership, Status as View};
@@ -77,6 +78,7 @@ fn host_table(status: &View) -> Table {
         ("host", format!("{} ({})", status.name, status.host)),
         ("address", format!("{} ({rule}underlay MTU {})", status.address, status.underlay_mtu)),
         ("replication", status.replication.clone()),
+        ("encryption", encryption(status.encryption.encrypt).to_owned()),
         ("cluster", status.cluster.map_or_else(|| "none".to_owned(), |id| id.to_string())),
         ("membership", membership(&status.membership)),
         ("role", status.role.clone()),
@@ -98,6 +100,13 @@ fn host_table(status: &View) -> Table {
         table.add_row([name.to_owned(), cell(&value)]);
     }
     table
+}
+
+fn encryption(encrypt: Encrypt) -> &'static str {
+    match encrypt {
+        Encrypt::Always => "of all new networks (--encrypt=always)",
+        Encrypt::OnRequest => "on request",
+    }
 }
 
 fn leader(status: &View) -> String {

@@ -26,6 +26,7 @@ use super::member::{SwarmDoor, Waiting, router};
 use super::wire::{Answer, Request};
 use crate::app::clock::now;
 use crate::membership::agreement::Agreement;
+use crate::membership::encrypt::EncryptWish;
 use crate::metrics::Meters;
 
 /// Deadline of everything that must happen; long, because the machine may be busy.
@@ -74,8 +75,13 @@ impl Member {
         consensus.propose(Command::SetAuthority { authority: sealed }, SOON).await.unwrap();
 
         let (membership, member) = watch::channel(Membership::Member);
-        let agreement =
-            Agreement::new(credentials.host(), consensus.clone(), member, Meters::default());
+        let agreement = Agreement::new(
+            credentials.host(),
+            consensus.clone(),
+            member,
+            EncryptWish::default(),
+            Meters::default(),
+        );
         let waiting = Arc::new(Waiting::default());
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
