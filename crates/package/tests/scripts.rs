@@ -41,6 +41,16 @@ fn systemd_accepts_the_unit() {
     assert!(verified.status.success() && ours.is_empty(), "{told}");
 }
 
+/// `SECURITY.md` and `docs/packaging.md` say how systemd-analyze rates it.
+#[test]
+fn the_unit_is_as_confined_as_the_documents_say() {
+    let mut analyze = Command::new("systemd-analyze");
+    // It fails if the rating is higher than this, in tenths.
+    analyze.args(["security", "--no-pager", "--offline=true", "--threshold=50"]);
+    let rated = analyze.arg(format!("{PACKAGING}/shoutd.service")).output().unwrap();
+    assert!(rated.status.success(), "{}", String::from_utf8_lossy(&rated.stdout));
+}
+
 #[test]
 fn what_the_packages_are_made_of_exists() {
     let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../../bin/shoutd/Cargo.toml");
