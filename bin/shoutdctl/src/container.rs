@@ -30,6 +30,10 @@ const OLD_RUN: &str = "/var/run";
 /// Directory of the configuration, which need not exist.
 const SETTINGS: &str = "/etc/shoutd";
 
+/// The device by which WireGuard in user space makes its interface. Hosts whose kernel has no `tun`
+/// have none.
+const TUN: &str = "/dev/net/tun";
+
 /// When the engine starts the container again: always, unless a user stopped it.
 const RESTART: &str = "unless-stopped";
 
@@ -162,6 +166,10 @@ fn command_line(
     .to_vec();
     line.extend(CAPABILITIES.map(|name| format!("--cap-add={name}").into()));
     line.extend(CONFINEMENT.map(|kind| format!("--security-opt={kind}").into()));
+    // The engine refuses a device that does not exist.
+    if Path::new(TUN).exists() {
+        line.push(format!("--device={TUN}").into());
+    }
     let mut volume = |path: &Path, options: &str| {
         let mut text = OsString::from("--volume=");
         text.push(path);
@@ -262,6 +270,7 @@ mod tests {
             assert!(usual.contains(words), "{words:?} is not in {usual}");
         }
         assert!(!usual.contains("--volume=/var/run"), "{usual}");
+        assert_eq!(usual.contains(" --device=/dev/net/tun "), Path::new(TUN).exists(), "{usual}");
         let other = line(&["--docker-socket=/srv/run/docker.sock", "--data-dir=/srv/data"], false);
         assert!(!other.contains("SHOUTD_TOKEN"), "{other}");
         for volume in ["--volume=/srv/run:/srv/run", "--volume=/srv/data:/srv/data"] {
