@@ -33,6 +33,7 @@ pub mod mirror;
 pub mod missing;
 pub mod multicast;
 pub mod names;
+pub mod no_groups;
 pub mod own_address;
 pub mod ping;
 pub mod plane;

@@ -7,8 +7,9 @@ use shoutd_cli::Directories;
 use shoutd_core::events::Event;
 use shoutd_core::host_view::HostView;
 use shoutd_core::multicast::SourceFilter;
+use shoutd_core::no_groups::why_no_groups;
 use shoutd_core::rates::{AskTop, RatedGroup, Top, rated_groups};
-use shoutd_core::view::{self, GroupRow, HostRow, MemberHost, NetworkRow, Status, why_no_groups};
+use shoutd_core::view::{self, GroupRow, HostRow, MemberHost, NetworkRow, Status};
 
 use super::{Format, ago, cell, list, of_host, short, table};
 use crate::control;
