@@ -42,6 +42,7 @@ pub mod recall;
 pub mod removal;
 pub mod restarts;
 pub mod rollout;
+pub mod sessions;
 pub mod stale;
 pub mod stock;
 pub mod swarm;

@@ -234,6 +234,14 @@ pub const PROBE_SILENCE: Duration = Duration::from_secs(8);
 /// Small probes that are counted for a peer's loss: those of the last 40 s.
 pub const PROBES_COUNTED: usize = 20;
 
+/// How often a host reads the sessions of its WireGuard device. Users are told of what WireGuard
+/// lacks within 15 s.
+pub const SESSIONS_POLL: Duration = Duration::from_secs(3);
+
+/// How long a host may lack its WireGuard key or a session, until it counts as a problem: a
+/// handshake that is lost is repeated after 5 s (`REKEY_TIMEOUT`).
+pub const SESSION_GRACE: Duration = Duration::from_secs(11);
+
 /// Containers of a host at which packets are counted at a time, with five sockets each. Each socket
 /// looks at every packet of its device.
 pub const COUNTED_CONTAINERS_MAX: usize = 64;

@@ -1,6 +1,9 @@
 //! Whether the tunnel carries between this host and its peers, by direction: probes are sent
 //! through it, small ones and ones of full size, and hosts tell one another which arrived. Pure.
 //!
+//! Two hosts have up to two tunnels: that of plain networks, and that of encrypted ones, whose
+//! VXLAN is in WireGuard, at another UDP port. A firewall may block one of them only.
+//!
 //! A peer that answers over TCP and sends probes must be heard. So a tunnel that does not carry is
 //! known although the hosts reach each other otherwise.
 
@@ -12,7 +15,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::HostId;
-use crate::limits::{PROBE_SILENCE, PROBES_COUNTED};
+use crate::limits::{PORT, PROBE_SILENCE, PROBES_COUNTED};
 
 /// A probe: the content of one frame. A frame of full size has zeros behind it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,13 +30,60 @@ pub struct Probe {
     pub full: bool,
 }
 
-/// What a host tells another about the probes between them.
+/// Which networks a tunnel carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TunnelKind {
+    /// Those that are not encrypted.
+    Plain,
+    /// Those that are.
+    Encrypted,
+}
+
+/// Something of each kind of tunnel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ByKind<T> {
+    /// Of the tunnel of plain networks.
+    pub plain: T,
+    /// Of the tunnel of encrypted networks.
+    pub encrypted: T,
+}
+
+impl<T> ByKind<T> {
+    /// That of one kind.
+    pub fn of(&self, kind: TunnelKind) -> &T {
+        match kind {
+            TunnelKind::Plain => &self.plain,
+            TunnelKind::Encrypted => &self.encrypted,
+        }
+    }
+
+    /// That of one kind, to change it.
+    pub fn of_mut(&mut self, kind: TunnelKind) -> &mut T {
+        match kind {
+            TunnelKind::Plain => &mut self.plain,
+            TunnelKind::Encrypted => &mut self.encrypted,
+        }
+    }
+}
+
+/// What a host tells another about the probes through one tunnel between them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeReport {
     /// Whether it sends probes on a network that both have.
     pub sends: bool,
     /// What it hears of the host that asks.
     pub hears: Carriage,
+}
+
+/// What a host tells another about the probes between them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeReports {
+    /// Through the tunnel of plain networks. Versions without encryption tell nothing else.
+    #[serde(flatten)]
+    pub plain: ProbeReport,
+    /// Through the tunnel of encrypted networks.
+    #[serde(default)]
+    pub encrypted: ProbeReport,
 }
 
 /// Whether one direction of a tunnel carries.
@@ -151,7 +201,7 @@ impl fmt::Display for TunnelState {
     }
 }
 
-/// The tunnels to all peers that share a network.
+/// The tunnels of one kind to all peers that share such a network.
 #[derive(Debug, Clone, Default)]
 pub struct Tunnels {
     peers: BTreeMap<HostId, Peer>,
@@ -245,26 +295,54 @@ impl fmt::Display for TunnelProblem {
     }
 }
 
-/// The problem of a direction; `None` if it carries or is unknown. `from` and `to` are hosts'
-/// names.
+/// The problem of a direction of a plain tunnel; `None` if it carries or is unknown. `from` and
+/// `to` are hosts' names.
 pub fn tunnel_problem(from: &str, to: &str, carriage: Carriage) -> Option<TunnelProblem> {
+    problem(from, to, carriage, "the tunnel", || {
+        format!(
+            "allow UDP port {PORT} from {from} to {to} in the firewalls of both and of the \
+             networks between them"
+        )
+    })
+}
+
+/// The problem of a direction of an encrypted tunnel; `None` if it carries or is unknown. `port` is
+/// the UDP port of `to`'s WireGuard.
+pub fn encrypted_tunnel_problem(
+    from: &str,
+    to: &str,
+    port: u16,
+    carriage: Carriage,
+) -> Option<TunnelProblem> {
+    problem(from, to, carriage, "the encrypted tunnel", || {
+        format!(
+            "allow UDP port {port} (WireGuard) from {from} to {to}, and its answers, in the \
+             firewalls of both and of the networks between them; if it is allowed, see shoutdctl \
+             status on both"
+        )
+    })
+}
+
+fn problem(
+    from: &str,
+    to: &str,
+    carriage: Carriage,
+    tunnel: &str,
+    allow: impl Fn() -> String,
+) -> Option<TunnelProblem> {
     let (what, remedy) = match carriage {
         Carriage::Unknown | Carriage::Carries => return None,
-        Carriage::Silent => (
-            format!("nothing that {from} sends through the tunnel arrives at {to}"),
-            format!(
-                "allow UDP port 7789 from {from} to {to} in the firewalls of both and of the \
-                 networks between them"
-            ),
-        ),
+        Carriage::Silent => {
+            (format!("nothing that {from} sends through {tunnel} arrives at {to}"), allow())
+        }
         Carriage::SmallOnly => (
-            format!("large packets that {from} sends through the tunnel do not arrive at {to}"),
+            format!("large packets that {from} sends through {tunnel} do not arrive at {to}"),
             "a link between them has a smaller MTU than the hosts' interfaces: correct that MTU, \
              or create networks with --opt com.docker.network.driver.mtu=<less>"
                 .to_owned(),
         ),
         Carriage::Loses(percent) => (
-            format!("{percent} % of what {from} sends through the tunnel does not arrive at {to}"),
+            format!("{percent} % of what {from} sends through {tunnel} does not arrive at {to}"),
             "see the errors and drops of the interfaces between them".to_owned(),
         ),
     };
@@ -380,5 +458,27 @@ mod tests {
         assert_eq!(tunnels.report(host(3), 20 * SECOND), ProbeReport::default());
         tunnels.received(Probe { from: host(3), ..probe(1, false) }, 20 * SECOND);
         assert_eq!(tunnels.peers().collect::<Vec<_>>(), [host(2)]);
+    }
+    #[test]
+    fn reports_of_versions_without_encryption_are_understood() {
+        let old = ProbeReport { sends: true, hears: Carriage::Carries };
+        let text = serde_json::to_string(&old).unwrap();
+        let reports: ProbeReports = serde_json::from_str(&text).unwrap();
+        assert_eq!(reports, ProbeReports { plain: old, encrypted: ProbeReport::default() });
+        let encrypted = ProbeReport { sends: true, hears: Carriage::Silent };
+        let both = ProbeReports { plain: old, encrypted };
+        let text = serde_json::to_string(&both).unwrap();
+        assert_eq!(serde_json::from_str::<ProbeReports>(&text).unwrap(), both);
+        assert_eq!(serde_json::from_str::<ProbeReport>(&text).unwrap(), old);
+    }
+
+    #[test]
+    fn a_problem_names_the_port_of_its_tunnel() {
+        let plain = tunnel_problem("h1", "h2", Carriage::Silent).unwrap();
+        assert!(plain.remedy.contains("UDP port 7789 from h1 to h2"), "{plain}");
+        let encrypted = encrypted_tunnel_problem("h1", "h2", 1234, Carriage::Silent).unwrap();
+        assert!(encrypted.remedy.contains("UDP port 1234 (WireGuard) from h1 to h2"));
+        assert!(encrypted.what.contains("through the encrypted tunnel"), "{encrypted}");
+        assert_eq!(encrypted_tunnel_problem("h1", "h2", 1234, Carriage::Carries), None);
     }
 }

@@ -15,6 +15,7 @@ use crate::encryption::EncryptionStatus;
 use crate::events::Event;
 use crate::metrics_address::MetricsAddress;
 use crate::multicast::SourceFilter;
+use crate::sessions::{PeerWireguard, WireguardView};
 use crate::tunnel::TunnelState;
 use crate::{ClusterId, EndpointId, Fingerprint, HostId, MacAddress, NetworkId, Vni};
 
@@ -167,6 +168,9 @@ pub struct Status {
     pub hosts: usize,
     /// Number of networks of the cluster.
     pub networks: usize,
+    /// Its end of the encrypted networks; `None` if no network of the cluster was ever encrypted.
+    #[serde(default)]
+    pub wireguard: Option<WireguardView>,
     /// Number of endpoints on this host.
     pub endpoints: usize,
     /// The Docker Engine, or why it is not served.
@@ -222,9 +226,17 @@ pub struct HostRow {
     /// Milliseconds since its last advertisement; `None` if there was none.
     #[serde(default)]
     pub heard_ago: Option<u64>,
-    /// Whether the tunnel between it and the queried host carries; `None` if they share no network.
+    /// Whether the tunnel between it and the queried host carries; `None` if they share no network
+    /// that is not encrypted.
     #[serde(default)]
     pub tunnel: Option<TunnelState>,
+    /// The same of the tunnel that carries encrypted networks.
+    #[serde(default)]
+    pub encrypted_tunnel: Option<TunnelState>,
+    /// Its end of the encrypted networks; `None` on the queried host itself, and if it has not
+    /// published one.
+    #[serde(default)]
+    pub wireguard: Option<PeerWireguard>,
 }
 
 /// A row of `shoutdctl groups`: the hosts with members of a group with this source filter, on the

@@ -39,13 +39,13 @@ pub use kernel::Kernel;
 pub use kernel_error::KernelError;
 pub use linux::{
     Counting, CountsWanted, EncryptionSetup, Facts, FactsWanted, Keeper, LinuxKernel, PingSockets,
-    PingTo, Rated, Subject, TunnelProbes, WireguardTier, facts, group_members, measure,
-    segment_counters, send_probe,
+    PingTo, Rated, Subject, TunnelProbes, WireguardTier, facts, group_members,
+    kernel_has_wireguard, measure, read_wireguard, segment_counters, send_probe,
 };
 pub use mdb_pressure::MdbPressure;
 pub use membership_follower::AllMemberships;
 pub use probe::{Capabilities, Incapable, probe};
-pub use reconcile::{ActionFailure, Report, reconcile};
+pub use reconcile::{ActionFailure, Report, SETTING_UP_ENCRYPTION, reconcile};
 pub use reconciler::Reconciler;
 pub use round::{ReplicatorRound, Round, RoundObserver, RoundOutcome};
 pub use scope::Scope;

@@ -37,12 +37,15 @@ impl fmt::Display for ActionFailure {
     }
 }
 
+/// How the message begins that says why a host cannot encrypt.
+pub const SETTING_UP_ENCRYPTION: &str = "setting up the encrypted underlay";
+
 /// Describes an action in progress, for messages.
 fn describe(action: &Action) -> String {
     match action {
         Action::InstallUnderlayFilter { .. } => "installing the underlay filter".to_owned(),
         Action::RemoveUnderlayFilter => "removing the underlay filter".to_owned(),
-        Action::SetEncryptedUnderlay { .. } => "setting up the encrypted underlay".to_owned(),
+        Action::SetEncryptedUnderlay { .. } => SETTING_UP_ENCRYPTION.to_owned(),
         Action::DeleteEncryptedUnderlay => "deleting the encrypted underlay".to_owned(),
         Action::CreateSegment { .. } => "creating its namespace".to_owned(),
         Action::DeleteSegment { .. } => "deleting its namespace".to_owned(),

@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::app::services::Services;
 use crate::docker::mirrors::Mirrors;
+use crate::probes::kind_of;
 
 /// Path at which peers ask for this host's copy.
 const PATH: &str = "/v1/networks/copy";
@@ -86,11 +87,15 @@ impl Rollouts {
         };
         let cluster = self.services.agreement.cluster();
         let made_room = self.made_room(&cluster, &asked.network);
+        let network = id.as_ref().and_then(|id| cluster.networks.get(id));
+        let tunnel_problems = network.map_or_else(Vec::new, |network| {
+            self.services.prober.problems_of(kind_of(network.encrypted))
+        });
         NetworkStanding {
             phase: self.phase(&cluster, id.as_ref()),
             id,
             hosts,
-            tunnel_problems: self.services.prober.problems(),
+            tunnel_problems,
             made_room,
         }
     }

@@ -21,6 +21,7 @@ use shoutd_core::local::Local;
 use shoutd_core::own_address::AddressRule;
 use shoutd_core::plane::{Tier, unkept_networks};
 use shoutd_core::stock::taken;
+use shoutd_core::tunnel::TunnelKind;
 use shoutd_core::view::{self, EndpointRow, Endpoints, HostRow, NetworkRow, Status};
 use shoutd_core::{EndpointId, HostId};
 use shoutd_dataplane::UnderlayInterface;
@@ -114,6 +115,7 @@ impl Views {
         problems.extend(self.services.advertiser.problems());
         problems.extend(self.services.prober.problems());
         problems.extend(self.services.encrypt.problem());
+        problems.extend(self.services.sessions.problems(&self.services.prober));
         problems.extend(unkept_networks(&cluster));
         problems.extend(cluster.overlap_problems(self.services.agreement.me).into_values());
         problems.extend(consensus.fault.clone());
@@ -147,6 +149,7 @@ impl Views {
             leader_name: leader(&consensus).map(|leader| cluster.host_name(leader)),
             hosts: cluster.hosts.len(),
             networks: cluster.networks.len(),
+            wireguard: self.services.sessions.view(),
             endpoints: self.services.local.get().endpoints.len(),
             docker: self.engine(),
             docker_socket: self.services.engine.socket().to_owned(),
@@ -234,7 +237,8 @@ impl Views {
         let cluster = self.services.agreement.cluster();
         let consensus = self.services.agreement.consensus();
         let status = consensus.status();
-        let tunnels = self.services.prober.states();
+        let tunnels = self.services.prober.states(TunnelKind::Plain);
+        let encrypted = self.services.prober.states(TunnelKind::Encrypted);
         let rows = cluster.hosts.iter().map(async |(id, host)| {
             let this_host = *id == self.services.agreement.me;
             let role = if leader(&status) == Some(*id) {
@@ -256,6 +260,8 @@ impl Views {
                 in_sync: standing.map(|standing| standing.in_sync),
                 heard_ago: heard.and_then(|heard| heard.as_millis().try_into().ok()),
                 tunnel: tunnels.get(id).copied(),
+                encrypted_tunnel: encrypted.get(id).copied(),
+                wireguard: self.services.sessions.view_of(*id),
             }
         });
         let mut rows = join_all(rows).await;

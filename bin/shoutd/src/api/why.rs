@@ -16,7 +16,7 @@ use shoutd_core::explain::{
 use shoutd_core::limits::FACT_CONTAINERS_MAX;
 use shoutd_core::local::Local;
 use shoutd_core::rollout::resolve;
-use shoutd_core::tunnel::Carriage;
+use shoutd_core::tunnel::{Carriage, TunnelKind};
 use shoutd_core::{HostId, NetworkId};
 use shoutd_dataplane::{Facts, FactsWanted, Subject, facts};
 
@@ -180,7 +180,7 @@ impl Views {
     /// Whether the tunnels from the peers carry, by the peers' VTEPs.
     fn tunnels(&self) -> BTreeMap<IpAddr, Carriage> {
         let cluster = self.services.agreement.cluster();
-        let states = self.services.prober.states().into_iter();
+        let states = self.services.prober.states(TunnelKind::Plain).into_iter();
         let states = states.filter_map(|(host, state)| {
             Some((cluster.hosts.get(&host)?.address.ip(), state.inbound))
         });

@@ -357,6 +357,7 @@ fn spawn_background(
     tasks.spawn("filter watch", async move { plane.watch_filter(&events, until).await });
     tasks.spawn("advertiser", services.advertiser.clone().run(stop.clone()));
     tasks.spawn("prober", services.prober.clone().run(stop.clone()));
+    tasks.spawn("session reader", services.sessions.clone().run(stop.clone()));
     let published = encryption::publish(services.agreement.clone(), end, stop.clone());
     tasks.spawn("encryption", published);
     tasks.spawn("preshared keys", services.tunnel_keys.clone().run(stop.clone()));

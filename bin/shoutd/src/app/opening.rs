@@ -50,7 +50,7 @@ use crate::membership::swarm_node::SwarmStart;
 use crate::membership::tunnel_keys::{self, TunnelKeys};
 use crate::metrics::Meters;
 use crate::plane::{Plane, underlay};
-use crate::probes::Prober;
+use crate::probes::{Prober, SessionReader};
 
 /// All that is checked, opened and bound before the daemon serves anything. If this fails, nothing
 /// has been changed.
@@ -80,6 +80,8 @@ pub(super) struct Daemon {
     pub(super) wireguard: WireguardChoice,
     /// Taken by the data plane.
     pub(super) encryption: Option<EncryptionSetup>,
+    /// The control socket of WireGuard in user space.
+    pub(super) wireguard_socket: PathBuf,
 }
 
 impl Daemon {
@@ -173,6 +175,7 @@ impl Daemon {
             tunnel_end,
             encrypt: EncryptWish::new(arguments.encrypt),
             wireguard,
+            wireguard_socket: setup.socket.clone(),
             encryption: Some(setup),
         })
     }
@@ -238,6 +241,7 @@ impl Daemon {
             self.live.probes(),
             meters.clone(),
         );
+        let sessions = SessionReader::new(agreement.clone(), self.wireguard_socket.clone());
         let services = Services {
             encrypt,
             plane,
@@ -245,6 +249,7 @@ impl Daemon {
             advertiser,
             prober: Arc::new(prober),
             tunnel_keys: Arc::new(tunnel_keys),
+            sessions: Arc::new(sessions),
             removals: Arc::new(PendingRemovals::new(
                 agreement.clone(),
                 self.local.clone(),

@@ -17,7 +17,7 @@ use crate::membership::encrypt::DefaultEncryption;
 use crate::membership::tunnel_keys::TunnelKeys;
 use crate::metrics::Meters;
 use crate::plane::{Applier, Plane};
-use crate::probes::Prober;
+use crate::probes::{Prober, SessionReader};
 
 /// What the tasks of services own, until they are started.
 #[derive(Debug)]
@@ -47,6 +47,8 @@ pub struct Services {
     pub prober: Arc<Prober>,
     /// Preshared keys of the encrypted underlay.
     pub tunnel_keys: Arc<TunnelKeys>,
+    /// WireGuard's sessions with the peers.
+    pub sessions: Arc<SessionReader>,
     /// Client of the peers.
     pub peers: Client,
     /// Client of the engine.

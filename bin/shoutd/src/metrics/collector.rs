@@ -12,6 +12,7 @@ use shoutd_consensus::{ConsensusStatus, Role};
 use shoutd_core::cluster::Cluster;
 use shoutd_core::limits::METERED_NETWORKS_MAX;
 use shoutd_core::traffic::Accounts;
+use shoutd_core::tunnel::TunnelKind;
 use shoutd_core::view::Membership;
 use shoutd_core::{HostId, NetworkId, Vni};
 use shoutd_dataplane::segment_counters;
@@ -116,6 +117,7 @@ impl Collector {
             networks_left_out: here - networks.len(),
             networks: self.networks(&cluster, &networks),
             networks_unread,
+            wireguard: services.sessions.view(),
             underlay: observed.underlay_filter.dropped(),
             filter_losses: services.plane.filter_losses(),
             process: Process::read(),
@@ -197,7 +199,13 @@ impl Collector {
             cluster.hosts.keys().copied().filter(|host| *host != services.agreement.me).collect();
         let titles = others.iter().map(|host| (*host, cluster.host_name(*host)));
         let titles = unique(titles, HostId::to_string);
-        let (tunnels, probes) = (services.prober.states(), services.prober.received());
+        let both = |kind| {
+            let states = services.prober.states(kind).into_iter();
+            states.map(|(host, state)| (host, [state.inbound, state.outbound])).collect()
+        };
+        let tunnels: BTreeMap<HostId, _> = both(TunnelKind::Plain);
+        let encrypted: BTreeMap<HostId, _> = both(TunnelKind::Encrypted);
+        let probes = services.prober.received();
         let health: BTreeMap<HostId, bool> =
             status.peer_health.iter().map(|peer| (peer.host, peer.reachable)).collect();
         let peers = titles.into_iter().map(|(host, title)| {
@@ -209,7 +217,9 @@ impl Collector {
                 advertised_age: standing
                     .and_then(|standing| standing.heard)
                     .map(|heard| heard.as_secs_f64()),
-                tunnel: tunnels.get(&host).map(|tunnel| [tunnel.inbound, tunnel.outbound]),
+                tunnel: tunnels.get(&host).copied(),
+                encrypted_tunnel: encrypted.get(&host).copied(),
+                session: services.sessions.with(host),
                 probes_received: probes.get(&host).copied().unwrap_or_default(),
             }
         });

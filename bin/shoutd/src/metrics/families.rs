@@ -8,6 +8,7 @@ use prometheus_client::encoding::{
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
+use shoutd_core::sessions::Session;
 use shoutd_core::traffic::Traffic;
 use shoutd_core::tunnel::Carriage;
 
@@ -42,7 +43,7 @@ fn truth(is_true: bool) -> f64 {
     f64::from(u8::from(is_true))
 }
 
-const HOST_GAUGES: [HostGauge; 12] = [
+const HOST_GAUGES: [HostGauge; 14] = [
     ("problems", "Problems that shoutdctl status shows", |all| Some(number(all.problems))),
     ("member", "1 if this host is a member of a cluster, else 0", |all| Some(truth(all.is_member))),
     ("hosts", "Hosts of the cluster", |all| Some(number(all.hosts))),
@@ -64,10 +65,16 @@ const HOST_GAUGES: [HostGauge; 12] = [
         "Time since the last contact with the leader or, on the leader, with a majority",
         |all| all.raft.contact_age,
     ),
+    ("wireguard_peers", "Other hosts that have published their WireGuard keys", |all| {
+        all.wireguard.as_ref().map(|own| number(own.peers))
+    }),
+    ("wireguard_sessions", "Hosts with which there is a WireGuard session", |all| {
+        all.wireguard.as_ref().map(|own| number(own.sessions))
+    }),
     ("collection_duration_seconds", "Time that it took to read this state", |all| Some(all.took)),
 ];
 
-const PEER_GAUGES: [PeerGauge; 3] = [
+const PEER_GAUGES: [PeerGauge; 4] = [
     ("peer_reachable", "1 if the last exchange with the peer over TCP succeeded, else 0", |peer| {
         peer.is_reachable.map(truth)
     }),
@@ -79,6 +86,36 @@ const PEER_GAUGES: [PeerGauge; 3] = [
     ("advertisement_age_seconds", "Time since the last advertisement of the peer", |peer| {
         peer.advertised_age
     }),
+    (
+        "wireguard_handshake_age_seconds",
+        "Time since the last WireGuard handshake with the peer; from 180 on there is no session",
+        |peer| Some(peer.session?.handshake_ago?.as_secs_f64()),
+    ),
+];
+
+/// A counter of WireGuard's session with each peer.
+type SessionCounter = (&'static str, &'static str, fn(&Session) -> u64);
+
+const SESSION_COUNTERS: [SessionCounter; 2] = [
+    ("wireguard_sent_bytes", "Octets that WireGuard sent to the peer", |session| session.sent),
+    (
+        "wireguard_received_bytes",
+        "Octets that WireGuard received from the peer and found authentic",
+        |session| session.received,
+    ),
+];
+
+/// A tunnel to each peer: the beginning of its metrics' names, its name in their help, and its
+/// state.
+type PeerTunnel = ([&'static str; 2], &'static str, fn(&Peer) -> Option<[Carriage; 2]>);
+
+const PEER_TUNNELS: [PeerTunnel; 2] = [
+    (["tunnel_up", "tunnel_fault"], "the tunnel", |peer| peer.tunnel),
+    (
+        ["encrypted_tunnel_up", "encrypted_tunnel_fault"],
+        "the tunnel of encrypted networks",
+        |peer| peer.encrypted_tunnel,
+    ),
 ];
 
 const NETWORK_GAUGES: [NetworkGauge; 9] = [
@@ -255,6 +292,9 @@ impl Collector for Snapshot {
             "How often another program removed the underlay filter, and shoutd restored it",
             &self.filter_losses,
         )?;
+        let tier = self.wireguard.as_ref().and_then(|own| own.tier.as_deref());
+        let tier = tier.map(|tier| ([("tier", tier)], 1.0));
+        families.gauge("wireguard_info", "What runs WireGuard, as a label", tier)?;
         self.encode_peers(&mut families)?;
         self.encode_networks(&mut families)
     }
@@ -266,17 +306,41 @@ impl Snapshot {
             let rows = self.peers.iter().filter_map(|peer| Some((of_peer(peer), read(peer)?)));
             families.gauge(name, help, rows)?;
         }
+        for tunnel in PEER_TUNNELS {
+            self.encode_tunnels(families, tunnel)?;
+        }
+        for (name, help, read) in SESSION_COUNTERS {
+            let rows = self
+                .peers
+                .iter()
+                .filter_map(|peer| Some((of_peer(peer), read(peer.session.as_ref()?))));
+            families.counter(name, help, rows)?;
+        }
+        families.counter(
+            "tunnel_probes_received",
+            "Probes that came from the peer through the tunnel",
+            self.peers.iter().map(|peer| (of_peer(peer), peer.probes_received)),
+        )
+    }
+
+    fn encode_tunnels(
+        &self,
+        families: &mut Families<'_>,
+        ([up, down], tunnel, read): PeerTunnel,
+    ) -> fmt::Result {
         let directions = || {
             self.peers.iter().flat_map(|peer| {
                 let both =
-                    peer.tunnel.into_iter().flat_map(|both| ["in", "out"].into_iter().zip(both));
+                    read(peer).into_iter().flat_map(|both| ["in", "out"].into_iter().zip(both));
                 both.map(move |(direction, carriage)| (peer, direction, carriage))
             })
         };
         let known = directions().filter(|(.., carriage)| *carriage != Carriage::Unknown);
         families.gauge(
-            "tunnel_up",
-            "1 if probes of both sizes arrive through the tunnel, else 0; nothing if not known",
+            up,
+            &format!(
+                "1 if probes of both sizes arrive through {tunnel}, else 0; nothing if not known"
+            ),
             known.map(|(peer, direction, carriage)| {
                 let labels: TwoLabels<'_> = [("peer", &peer.title), ("direction", direction)];
                 (labels, truth(carriage == Carriage::Carries))
@@ -287,12 +351,7 @@ impl Snapshot {
                 [("peer", &*peer.title), ("direction", direction), ("fault", fault(carriage)?)];
             Some((labels, 1.0))
         });
-        families.gauge("tunnel_fault", "1 for the present fault of a tunnel", faults)?;
-        families.counter(
-            "tunnel_probes_received",
-            "Probes that came from the peer through the tunnel",
-            self.peers.iter().map(|peer| (of_peer(peer), peer.probes_received)),
-        )
+        families.gauge(down, &format!("1 for the present fault of {tunnel}"), faults)
     }
 
     fn encode_networks(&self, families: &mut Families<'_>) -> fmt::Result {

@@ -1,6 +1,7 @@
 //! The state that is read at a scrape, as plain data.
 
 use shoutd_core::plane::Dropped;
+use shoutd_core::sessions::{Session, WireguardView};
 use shoutd_core::traffic::Traffic;
 use shoutd_core::tunnel::Carriage;
 
@@ -27,6 +28,8 @@ pub struct Snapshot {
     pub networks_left_out: usize,
     /// Networks on this host whose counters could not be read, or not in time.
     pub networks_unread: usize,
+    /// This host's end of the encrypted networks; `None` if no network was ever encrypted.
+    pub wireguard: Option<WireguardView>,
     /// What the underlay filter has dropped.
     pub underlay: Dropped,
     /// How often something else removed the underlay filter.
@@ -70,6 +73,10 @@ pub struct Peer {
     pub advertised_age: Option<f64>,
     /// The tunnel from it and to it; `None` if they share no network or do not probe.
     pub tunnel: Option<[Carriage; 2]>,
+    /// The same of the tunnel that carries encrypted networks.
+    pub encrypted_tunnel: Option<[Carriage; 2]>,
+    /// WireGuard's session with it; `None` if there is none to have.
+    pub session: Option<Session>,
     /// Probes that came from it.
     pub probes_received: u64,
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use prometheus_client::registry::Registry;
 use shoutd_core::limits::{HOSTS_MAX, METERED_NETWORKS_MAX};
 use shoutd_core::plane::Dropped;
+use shoutd_core::sessions::{Session, WireguardView};
 use shoutd_core::traffic::{Traffic, Volume};
 use shoutd_core::tunnel::Carriage;
 use shoutd_dataplane::{ReplicatorRound, Round, RoundObserver, RoundOutcome};
@@ -87,6 +88,12 @@ fn snapshot(networks: usize, peers: usize) -> Snapshot {
         in_sync: Some(true),
         advertised_age: Some(1.234),
         tunnel: Some([Carriage::Carries, Carriage::SmallOnly]),
+        encrypted_tunnel: Some([Carriage::Carries, Carriage::SmallOnly]),
+        session: Some(Session {
+            handshake_ago: Some(Duration::from_millis(1234)),
+            received: large,
+            sent: large,
+        }),
         probes_received: large,
     });
     Snapshot {
@@ -97,6 +104,12 @@ fn snapshot(networks: usize, peers: usize) -> Snapshot {
         raft: Raft { applied: Some(large), contact_age: Some(0.25), ..Raft::default() },
         peers: peers.collect(),
         networks: networks.collect(),
+        wireguard: Some(WireguardView {
+            tier: Some("userspace".to_owned()),
+            port: Some(7792),
+            peers: 2,
+            sessions: 1,
+        }),
         underlay: Dropped { input: 1, forward: 2, output: 3 },
         process: Process::read(),
         ..Snapshot::default()

@@ -1,6 +1,8 @@
 //! The prober sends probes through the tunnels and receives those of the peers. It asks each peer
 //! which probes of this host arrive there.
 
+mod sessions;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -11,9 +13,14 @@ use axum::routing::post;
 use axum::{Extension, Json, Router};
 use futures::future::join_all;
 use parking_lot::Mutex;
-use shoutd_core::limits::{PROBE_INTERVAL, PROBE_POLL};
+pub use sessions::SessionReader;
+use shoutd_core::cluster::Cluster;
+use shoutd_core::limits::{ENCRYPTION_PORT, PROBE_INTERVAL, PROBE_POLL};
 use shoutd_core::plane::Observed;
-use shoutd_core::tunnel::{Probe, ProbeReport, TunnelState, Tunnels, tunnel_problem};
+use shoutd_core::tunnel::{
+    ByKind, Carriage, Probe, ProbeReports, TunnelKind, TunnelProblem, TunnelState, Tunnels,
+    encrypted_tunnel_problem, tunnel_problem,
+};
 use shoutd_core::{HostId, MacAddress, Vni};
 use shoutd_dataplane::TunnelProbes;
 use shoutd_peer::{Caller, Client};
@@ -46,10 +53,16 @@ pub struct Prober {
     enabled: watch::Receiver<bool>,
     /// Zero of the times in `tunnels`.
     begin: Instant,
-    tunnels: Mutex<Tunnels>,
+    tunnels: Mutex<ByKind<Tunnels>>,
     counts: Mutex<Counts>,
     meters: Meters,
 }
+
+/// The kinds of tunnels, as they are probed.
+const KINDS: [TunnelKind; 2] = [TunnelKind::Plain, TunnelKind::Encrypted];
+
+/// The peers that share a network, each with the network by which it is probed.
+type Shared = ByKind<BTreeMap<HostId, Vni>>;
 
 /// Probes since the daemon started.
 #[derive(Debug, Default)]
@@ -80,14 +93,18 @@ impl Prober {
         *self.enabled.borrow()
     }
 
-    /// The tunnels to the peers that share a network.
-    pub fn states(&self) -> BTreeMap<HostId, TunnelState> {
-        self.tunnels.lock().states(self.begin.elapsed())
+    /// The tunnels of this kind to the peers that share such a network.
+    pub fn states(&self, kind: TunnelKind) -> BTreeMap<HostId, TunnelState> {
+        self.tunnels.lock().of(kind).states(self.begin.elapsed())
     }
 
     /// What this host tells a peer that asks.
-    pub fn report(&self, host: HostId) -> ProbeReport {
-        self.tunnels.lock().report(host, self.begin.elapsed())
+    pub fn report(&self, host: HostId) -> ProbeReports {
+        let (tunnels, now) = (self.tunnels.lock(), self.begin.elapsed());
+        ProbeReports {
+            plain: tunnels.plain.report(host, now),
+            encrypted: tunnels.encrypted.report(host, now),
+        }
     }
 
     /// How many probes were sent on each network. Each goes to all hosts that have the network.
@@ -109,12 +126,18 @@ impl Prober {
 
     /// The tunnels that do not carry, one line each.
     pub fn problems(&self) -> Vec<String> {
+        KINDS.into_iter().flat_map(|kind| self.problems_of(kind)).collect()
+    }
+
+    /// The tunnels of this kind that do not carry, one line each.
+    pub fn problems_of(&self, kind: TunnelKind) -> Vec<String> {
         let cluster = self.agreement.cluster();
-        let me = cluster.host_name(self.agreement.me);
-        let states = self.states().into_iter();
-        let problems = states.flat_map(|(host, state)| {
-            let peer = cluster.host_name(host);
-            [tunnel_problem(&peer, &me, state.inbound), tunnel_problem(&me, &peer, state.outbound)]
+        let me = self.agreement.me;
+        let problems = self.states(kind).into_iter().flat_map(|(host, state)| {
+            [
+                problem(&cluster, kind, (host, me), state.inbound),
+                problem(&cluster, kind, (me, host), state.outbound),
+            ]
         });
         problems.flatten().map(|problem| problem.to_string()).collect()
     }
@@ -137,7 +160,7 @@ impl Prober {
 
     /// Forgets the tunnels: without probes, their states would be old.
     fn forget(&self) {
-        self.tunnels.lock().set_peers(std::iter::empty(), self.begin.elapsed());
+        *self.tunnels.lock() = ByKind::default();
         self.counts.lock().sent.clear();
     }
 
@@ -149,49 +172,60 @@ impl Prober {
         let mut sent: Option<Instant> = None;
         loop {
             ticks.tick().await;
-            let contents = sockets.received();
-            let probes = contents.iter().filter_map(|content| parse(content));
-            for probe in probes {
-                self.tunnels.lock().received(probe, self.begin.elapsed());
-                self.advertiser.note_tunnelled(probe.from);
-                self.count_received(probe.from);
-            }
+            self.receive(&sockets);
             if sent.is_some_and(|at| at.elapsed() < PROBE_INTERVAL) {
                 continue;
             }
             sent = Some(Instant::now());
             let shared = self.shared();
-            self.tunnels.lock().set_peers(shared.keys().copied(), self.begin.elapsed());
+            {
+                let (mut tunnels, now) = (self.tunnels.lock(), self.begin.elapsed());
+                for kind in KINDS {
+                    tunnels.of_mut(kind).set_peers(shared.of(kind).keys().copied(), now);
+                }
+            }
             self.send(&mut sockets, &shared, (run, number));
             number += 1;
             tokio::spawn(self.clone().ask());
         }
     }
 
-    /// The peers that share a network, each with the network by which it is probed: the first.
-    fn shared(&self) -> BTreeMap<HostId, Vni> {
+    /// Notes the probes that came.
+    fn receive(&self, sockets: &TunnelProbes) {
+        let cluster = self.agreement.cluster();
+        for (vni, content) in sockets.received() {
+            let Some(probe) = parse(&content) else { continue };
+            let network = cluster.networks.values().find(|network| network.vni == vni);
+            let Some(kind) = network.map(|network| kind_of(network.encrypted)) else { continue };
+            self.tunnels.lock().of_mut(kind).received(probe, self.begin.elapsed());
+            self.advertiser.note_tunnelled(probe.from);
+            self.count_received(probe.from);
+        }
+    }
+
+    /// The peers that share a network, each with the network by which it is probed: the first of
+    /// each kind.
+    fn shared(&self) -> Shared {
         let (cluster, states) = (self.agreement.cluster(), self.advertiser.peer_states());
         let observed = self.plane.watch_observed();
         let observed = observed.borrow();
-        let mut shared = BTreeMap::new();
-        for (host, state) in &states.hosts {
+        let mut shared = Shared::default();
+        let members = states.hosts.iter().filter(|(host, _)| cluster.hosts.contains_key(host));
+        for (host, state) in members {
             let networks = state.networks.keys().filter_map(|id| cluster.networks.get(id));
-            let here =
-                networks.map(|network| network.vni).filter(|vni| has_tunnel(&observed, *vni));
-            shared.extend(here.min().map(|vni| (*host, vni)));
+            for network in networks.filter(|network| has_tunnel(&observed, network.vni)) {
+                let of = shared.of_mut(kind_of(network.encrypted));
+                let first = of.entry(*host).or_insert(network.vni);
+                *first = network.vni.min(*first);
+            }
         }
-        shared.retain(|host, _| cluster.hosts.contains_key(host));
         shared
     }
 
     /// Sends a small and a full probe by each of these networks.
-    fn send(
-        &self,
-        sockets: &mut TunnelProbes,
-        shared: &BTreeMap<HostId, Vni>,
-        (run, number): (u64, u64),
-    ) {
-        let networks: BTreeSet<Vni> = shared.values().copied().collect();
+    fn send(&self, sockets: &mut TunnelProbes, shared: &Shared, (run, number): (u64, u64)) {
+        let all = KINDS.into_iter().flat_map(|kind| shared.of(kind).values());
+        let networks: BTreeSet<Vni> = all.copied().collect();
         sockets.retain(&networks);
         self.counts.lock().sent.retain(|vni, _| networks.contains(vni));
         let sources = networks.into_iter().filter_map(|vni| Some((vni, self.source(vni)?)));
@@ -223,11 +257,17 @@ impl Prober {
     /// Asks each peer which probes of this host arrive there.
     async fn ask(self: Arc<Self>) {
         let cluster = self.agreement.cluster();
-        let peers: Vec<HostId> = self.tunnels.lock().peers().collect();
+        let peers: BTreeSet<HostId> = {
+            let tunnels = self.tunnels.lock();
+            tunnels.plain.peers().chain(tunnels.encrypted.peers()).collect()
+        };
         let asked = peers.into_iter().filter_map(|id| Some((id, cluster.hosts.get(&id)?.address)));
         join_all(asked.map(async |(id, address)| {
             let answer = self.peers.call_host(id, address, PROBES, &(), ANSWER_DEADLINE).await;
-            self.tunnels.lock().answered(id, answer.ok(), self.begin.elapsed());
+            let answer: Option<ProbeReports> = answer.ok();
+            let (mut tunnels, now) = (self.tunnels.lock(), self.begin.elapsed());
+            tunnels.plain.answered(id, answer.map(|answer| answer.plain), now);
+            tunnels.encrypted.answered(id, answer.map(|answer| answer.encrypted), now);
         }))
         .await;
     }
@@ -241,8 +281,30 @@ pub fn router(prober: Arc<Prober>) -> Router {
 async fn answer(
     State(prober): State<Arc<Prober>>,
     Extension(caller): Extension<Caller>,
-) -> Json<ProbeReport> {
+) -> Json<ProbeReports> {
     Json(prober.report(caller.host))
+}
+
+/// The kind of the tunnel that carries a network.
+pub fn kind_of(encrypted: bool) -> TunnelKind {
+    if encrypted { TunnelKind::Encrypted } else { TunnelKind::Plain }
+}
+
+/// The problem of the direction from one host to another.
+fn problem(
+    cluster: &Cluster,
+    kind: TunnelKind,
+    (from, to): (HostId, HostId),
+    carriage: Carriage,
+) -> Option<TunnelProblem> {
+    let [from_name, to_name] = [from, to].map(|host| cluster.host_name(host));
+    match kind {
+        TunnelKind::Plain => tunnel_problem(&from_name, &to_name, carriage),
+        TunnelKind::Encrypted => {
+            let port = cluster.encryption.ends.get(&to).map_or(ENCRYPTION_PORT, |end| end.port);
+            encrypted_tunnel_problem(&from_name, &to_name, port, carriage)
+        }
+    }
 }
 
 fn has_tunnel(observed: &Observed, vni: Vni) -> bool {

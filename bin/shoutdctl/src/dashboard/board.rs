@@ -103,6 +103,8 @@ pub struct NetworkKey {
     pub title: String,
     /// The number of its colour.
     pub colour: usize,
+    /// Whether it is encrypted.
+    pub encrypted: bool,
 }
 
 /// A group on a network.
@@ -173,20 +175,24 @@ impl Board {
 
 /// The networks by the names that other rows use.
 fn networks(rows: &[NetworkRow]) -> BTreeMap<String, NetworkKey> {
-    let names: BTreeSet<String> = rows
+    let names: BTreeMap<String, bool> = rows
         .iter()
-        .map(|row| row.name.clone().unwrap_or_else(|| row.id.short().to_owned()))
+        .map(|row| {
+            let name = row.name.clone().unwrap_or_else(|| row.id.short().to_owned());
+            (name, row.encrypted)
+        })
         .collect();
-    let keys = names.into_iter().enumerate().map(|(number, name)| {
+    let keys = names.into_iter().enumerate().map(|(number, (name, encrypted))| {
         let (title, colour) = (cell(&name), number % COLOURS);
-        let key = NetworkKey { name: name.clone(), title, colour };
+        let key = NetworkKey { name: name.clone(), title, colour, encrypted };
         (name, key)
     });
     keys.collect()
 }
 
 fn network(networks: &BTreeMap<String, NetworkKey>, name: &str) -> NetworkKey {
-    let unknown = || NetworkKey { name: name.to_owned(), title: cell(name), colour: 0 };
+    let unknown =
+        || NetworkKey { name: name.to_owned(), title: cell(name), colour: 0, encrypted: false };
     networks.get(name).cloned().unwrap_or_else(unknown)
 }
 

@@ -2,6 +2,7 @@
 
 use askama::Template;
 use shoutd_core::explain::{Explanation, Verdict};
+use shoutd_core::tunnel::TunnelState;
 use shoutd_core::view::{HostRow, Status};
 
 use super::board::{Board, EventLine, GroupLine, HostBox, NetworkKey};
@@ -93,18 +94,28 @@ pub fn host_panel(name: &str, found: &Result<(Status, Vec<HostRow>), String>) ->
             panel.role.clone_from(&status.role);
             panel.replication.clone_from(&status.replication);
             panel.problems = status.faults().iter().map(|problem| cell(problem)).collect();
-            let tunnels = hosts.iter().filter(|row| !row.this_host).map(|row| {
-                let (from, to) = row.tunnel.map_or_else(
-                    || ("no common network".to_owned(), "no common network".to_owned()),
-                    |tunnel| (tunnel.inbound.to_string(), tunnel.outbound.to_string()),
-                );
-                TunnelLine { host: cell(&row.name), from, to }
-            });
-            panel.tunnels = tunnels.collect();
+            let others = hosts.iter().filter(|row| !row.this_host);
+            panel.tunnels = others.flat_map(tunnel_lines).collect();
         }
         Err(why) => panel.why = Some(cell(why)),
     }
     render(&panel)
+}
+
+/// The tunnels to a peer: that of plain networks, and that of encrypted ones if they share one.
+fn tunnel_lines(row: &HostRow) -> Vec<TunnelLine> {
+    let name = cell(&row.name);
+    let line = |host: String, tunnel: Option<TunnelState>| {
+        let (from, to) = tunnel.map_or_else(
+            || ("no common network".to_owned(), "no common network".to_owned()),
+            |tunnel| (tunnel.inbound.to_string(), tunnel.outbound.to_string()),
+        );
+        TunnelLine { host, from, to }
+    };
+    let encrypted =
+        row.encrypted_tunnel.map(|tunnel| line(format!("{name} (encrypted)"), Some(tunnel)));
+    let plain = (row.tunnel.is_some() || encrypted.is_none()).then(|| line(name, row.tunnel));
+    plain.into_iter().chain(encrypted).collect()
 }
 
 /// Says that the address lacks the token.

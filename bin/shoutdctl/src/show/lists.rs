@@ -9,6 +9,7 @@ use shoutd_core::host_view::HostView;
 use shoutd_core::multicast::SourceFilter;
 use shoutd_core::no_groups::why_no_groups;
 use shoutd_core::rates::{AskTop, RatedGroup, Top, rated_groups};
+use shoutd_core::sessions::{PeerWireguard, SESSION_MAX};
 use shoutd_core::view::{self, GroupRow, HostRow, MemberHost, NetworkRow, Status};
 
 use super::{Format, ago, cell, list, of_host, short, table};
@@ -122,8 +123,12 @@ impl Hosts {
     pub async fn run(self, directories: &Directories) -> Result<()> {
         let hosts: Vec<HostRow> =
             of_host(directories, self.host.as_deref(), HostView::Hosts).await?;
-        let mut table =
-            table(["NAME", "ID", "ADDRESS", "ROLE", "STATE", "ADVERTISEMENTS", "TUNNEL"]);
+        let header = ["NAME", "ID", "ADDRESS", "ROLE", "STATE", "ADVERTISEMENTS", "TUNNEL"];
+        let has_wireguard = hosts.iter().any(|host| host.wireguard.is_some());
+        let mut table = table(header);
+        if has_wireguard {
+            table.set_header(header.into_iter().chain(["WIREGUARD"]));
+        }
         for host in &hosts {
             let state = match (host.this_host, host.reachable) {
                 (true, _) => "this host",
@@ -132,16 +137,11 @@ impl Hosts {
             };
             let (id, address) = (host.id.to_string(), host.address.to_string());
             let advertisements = advertisements(host);
-            let tunnel = host.tunnel.map_or_else(|| "none".to_owned(), |tunnel| tunnel.to_string());
-            table.add_row([
-                &cell(&host.name),
-                &id,
-                &address,
-                &host.role,
-                state,
-                &advertisements,
-                &tunnel,
-            ]);
+            let (name, tunnel, wireguard) = (cell(&host.name), tunnels(host), wireguard(host));
+            let mut row =
+                vec![name.as_str(), &id, &address, &host.role, state, &advertisements, &tunnel];
+            row.extend(has_wireguard.then_some(wireguard.as_str()));
+            table.add_row(row);
         }
         self.format.print(directories, &hosts, table).await
     }
@@ -157,6 +157,32 @@ fn advertisements(host: &HostRow) -> String {
     }
 }
 
+/// Whether the tunnels between this host and a peer carry.
+fn tunnels(host: &HostRow) -> String {
+    match (host.tunnel, host.encrypted_tunnel) {
+        (None, None) => "none".to_owned(),
+        (Some(plain), None) => plain.to_string(),
+        (None, Some(encrypted)) => format!("encrypted: {encrypted}"),
+        (Some(plain), Some(encrypted)) => format!("plain: {plain}; encrypted: {encrypted}"),
+    }
+}
+
+/// A peer's WireGuard: its port, and when it last had a handshake with this host.
+fn wireguard(host: &HostRow) -> String {
+    match (host.this_host, host.wireguard) {
+        (true, _) => String::new(),
+        (false, None) => "NO KEY".to_owned(),
+        (false, Some(PeerWireguard { port, handshake_ago: None })) => {
+            format!("port {port}, NO HANDSHAKE")
+        }
+        (false, Some(PeerWireguard { port, handshake_ago: Some(age) })) => {
+            let is_alive = u128::from(age) < SESSION_MAX.as_millis();
+            let handshake = if is_alive { "handshake" } else { "NO SESSION, handshake" };
+            format!("port {port}, {handshake} {}", ago(age))
+        }
+    }
+}
+
 impl Networks {
     /// Lists the networks.
     pub async fn run(self, directories: &Directories) -> Result<()> {
@@ -164,8 +190,16 @@ impl Networks {
         if let Some(host) = host_name(directories, self.host.as_deref()).await? {
             networks.retain(|network| network.hosts.contains(&host));
         }
-        let mut table =
-            table(["NAME", "ID", "VNI", "SUBNETS", "CREATED ON", "IN USE ON", "ADDRESSES"]);
+        let mut table = table([
+            "NAME",
+            "ID",
+            "VNI",
+            "SUBNETS",
+            "ENCRYPTED",
+            "CREATED ON",
+            "IN USE ON",
+            "ADDRESSES",
+        ]);
         for network in &networks {
             let name = network.name.as_deref().map_or_else(|| "(being created)".to_owned(), cell);
             let vni = network.vni.to_string();
@@ -181,10 +215,11 @@ impl Networks {
             };
             let origin = cell(&network.origin);
             table.add_row([
-                &name,
+                name.as_str(),
                 network.id.short(),
                 &vni,
                 &subnets,
+                if network.encrypted { "yes" } else { "no" },
                 &origin,
                 &cell(&hosts),
                 &addresses,

@@ -10,6 +10,7 @@ use shoutd_cli::{Directories, EXIT_PROBLEMS};
 use shoutd_core::encryption::Encrypt;
 use shoutd_core::health::HostHealth;
 use shoutd_core::host_view::HostView;
+use shoutd_core::sessions::WireguardView;
 use shoutd_core::view::{Engine, Membership, Status as View};
 
 use super::{Format, ago, cell, membership, of_host, table};
@@ -90,6 +91,7 @@ fn host_table(status: &View) -> Table {
         ("docker", engine(&status.docker)),
         ("version", format!("{} (process {})", status.version, status.pid)),
     ];
+    rows.extend(status.wireguard.as_ref().map(|own| ("wireguard", wireguard(own))));
     rows.extend(status.faults().into_iter().map(|problem| ("problem", problem)));
     for event in &status.events {
         let text = format!("{} {} {}: {}", when(event.last), event.kind, event.subject, event.text);
@@ -115,6 +117,18 @@ fn leader(status: &View) -> String {
         (None, Some(id)) => id.to_string(),
         (_, None) => "unknown".to_owned(),
     }
+}
+
+fn wireguard(own: &WireguardView) -> String {
+    let tier = match own.tier.as_deref() {
+        Some("kernel") => "in the kernel",
+        Some("userspace") => "in user space",
+        Some(other) => other,
+        None => "not running",
+    };
+    let port =
+        own.port.map_or_else(|| "no key published".to_owned(), |port| format!("port {port}/udp"));
+    format!("{tier}, {port}, sessions with {} of {} hosts", own.sessions, own.peers)
 }
 
 fn engine(engine: &Engine) -> String {

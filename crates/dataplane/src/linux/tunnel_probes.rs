@@ -70,8 +70,11 @@ impl TunnelProbes {
         Ok(Tunnel { socket, mtu: usize::try_from(device.mtu).unwrap_or_default() })
     }
 
-    /// The contents of the probes that came since the last call.
-    pub fn received(&self) -> Vec<Vec<u8>> {
-        self.sockets.values().flat_map(|tunnel| tunnel.socket.received()).collect()
+    /// The contents of the probes that came since the last call, each with its segment.
+    pub fn received(&self) -> Vec<(Vni, Vec<u8>)> {
+        let received = self.sockets.iter().flat_map(|(vni, tunnel)| {
+            tunnel.socket.received().into_iter().map(|content| (*vni, content))
+        });
+        received.collect()
     }
 }

@@ -29,7 +29,7 @@ fn probes_of_both_sizes_reach_the_other_host_and_no_container_sees_or_forges_one
             probes.send(vni(), SOURCE, b"probe", false).unwrap();
             probes.send(vni(), SOURCE, b"probe", true).unwrap();
         }
-        for content in probes[1].received() {
+        for (_, content) in probes[1].received() {
             assert!(content.starts_with(b"probe"), "{content:?}");
             small |= content.len() < 100;
             full |= content.len() == usize::from(MTU);

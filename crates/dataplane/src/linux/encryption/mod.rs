@@ -1,5 +1,6 @@
 //! The encrypted underlay: a WireGuard device in a network namespace of its own.
 
+mod sessions;
 mod userspace;
 
 use std::io::ErrorKind;
@@ -21,6 +22,7 @@ use shoutd_netlink::wireguard::{
 use shoutd_netlink::{Kind, Link, LinkChange, Namespace, Route};
 use tracing::warn;
 
+pub use self::sessions::read_wireguard;
 use self::userspace::Userspace;
 use super::execute::{find, foreign};
 use super::{GROUP, LinuxKernel, is_everywhere, is_ours, write_setting};
@@ -53,6 +55,14 @@ pub struct EncryptionSetup {
     pub program: PathBuf,
     /// The control socket of that process.
     pub socket: PathBuf,
+}
+
+/// Whether this host's kernel has WireGuard.
+///
+/// # Errors
+/// It cannot be asked.
+pub fn kernel_has_wireguard() -> Result<bool, KernelError> {
+    Ok(Wireguard::open(&Namespace::current()?)?.is_some())
 }
 
 /// The end of the encrypted underlay on this host.
@@ -95,6 +105,16 @@ impl WireguardTier {
 
 fn tier_of(link: &Link) -> WireguardTier {
     if link.kind == Kind::Wireguard { WireguardTier::Kernel } else { WireguardTier::Userspace }
+}
+
+impl WireguardTier {
+    /// Its name, as users see it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Userspace => "userspace",
+        }
+    }
 }
 
 impl Encryption {
