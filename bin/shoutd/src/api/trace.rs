@@ -120,7 +120,8 @@ impl Views {
                 let asked = peers.call_host(id, host.address, COUNTS, wanted, deadline).await;
                 asked.map_err(|error| error.to_string())
             };
-            Answer { host: host.name, vtep: host.address.ip(), facts }
+            let vtep = self.vtep(&wanted.facts.network, (id, &host));
+            Answer { host: host.name, vtep, facts }
         });
         let mut answers = join_all(answers).await;
         answers.sort_by(|a, b| a.host.cmp(&b.host));
@@ -192,7 +193,7 @@ impl Views {
         };
         let me = self.services.agreement.me;
         let peers = self.hosts_with(&asked.facts.network).into_iter().filter(|(id, _)| *id != me);
-        let peers = peers.map(|(_, host)| host.address.ip());
+        let peers = peers.map(|(id, host)| self.vtep(&asked.facts.network, (id, &host)));
         let is_counted = |address: &IpAddr| asked.hosts.is_empty() || asked.hosts.contains(address);
         let mut peers: BTreeSet<IpAddr> = peers.filter(is_counted).collect();
         let left_out = peers.len().saturating_sub(COUNTED_HOSTS_MAX);
@@ -201,6 +202,7 @@ impl Views {
         }
         let wanted = CountsWanted {
             vni: facts.vni,
+            encrypted: self.is_encrypted(&asked.facts.network),
             keeps: asked.kept > 0,
             group: asked.facts.group,
             source: asked.source,

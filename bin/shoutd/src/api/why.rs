@@ -10,18 +10,20 @@ use futures::future::join_all;
 use ipnet::IpNet;
 use shoutd_core::cluster::Host;
 use shoutd_core::explain::{
-    ALL_HOSTS, Answer, AskFacts, AskWhy, ContainerFacts, Explanation, HostFacts, PeerFacts,
-    SegmentFacts, explain,
+    ALL_HOSTS, Answer, AskFacts, AskWhy, ContainerFacts, EncryptionFacts, Explanation, HostFacts,
+    PeerFacts, SegmentFacts, explain,
 };
-use shoutd_core::limits::FACT_CONTAINERS_MAX;
+use shoutd_core::limits::{ENCRYPTION_PORT, FACT_CONTAINERS_MAX};
 use shoutd_core::local::Local;
+use shoutd_core::plane::vtep_of;
 use shoutd_core::rollout::resolve;
-use shoutd_core::tunnel::{Carriage, TunnelKind};
+use shoutd_core::tunnel::Carriage;
 use shoutd_core::{HostId, NetworkId};
-use shoutd_dataplane::{Facts, FactsWanted, Subject, facts};
+use shoutd_dataplane::{Facts, FactsWanted, SETTING_UP_ENCRYPTION, Subject, facts};
 
 use crate::api::views::{ENGINE_DEADLINE, Views};
 use crate::plane::NAMESPACES;
+use crate::probes::kind_of;
 
 /// Path at which peers ask for this host's facts.
 pub const FACTS: &str = "/v1/facts";
@@ -61,12 +63,20 @@ impl Views {
         let with: BTreeSet<HostId> =
             self.hosts_with(network).into_iter().map(|(id, _)| id).collect();
         let subject = format!("network {title} ");
+        let encrypted = self.is_encrypted(network);
         let others = self.health().await.into_iter().filter(|host| !with.contains(&host.id));
         let ill = others.filter_map(|mut host| {
+            let own = encrypted.then(|| {
+                let mut told = host.problems.iter();
+                let failure = told.find(|told| told.starts_with(SETTING_UP_ENCRYPTION)).cloned();
+                EncryptionFacts { failure, ..EncryptionFacts::default() }
+            });
             host.problems.retain(|problem| problem.contains(&subject));
-            let vtep = cluster.hosts.get(&host.id)?.address.ip();
-            let facts = HostFacts { problems: host.problems, ..HostFacts::default() };
-            let is_ill = !facts.problems.is_empty();
+            let is_ill =
+                !host.problems.is_empty() || own.as_ref().is_some_and(|own| own.failure.is_some());
+            let vtep = vtep_of(&cluster, encrypted, host.id)?;
+            let problems = host.problems;
+            let facts = HostFacts { problems, encryption: own, ..HostFacts::default() };
             is_ill.then_some(Answer { host: host.name, vtep, facts: Ok(facts) })
         });
         ill.collect()
@@ -80,6 +90,19 @@ impl Views {
         })?;
         let title = cluster.network_title(&id).to_owned();
         Ok((id, title))
+    }
+
+    /// Whether the network is encrypted.
+    pub(super) fn is_encrypted(&self, network: &NetworkId) -> bool {
+        let cluster = self.services.agreement.cluster();
+        cluster.networks.get(network).is_some_and(|network| network.encrypted)
+    }
+
+    /// The VTEP of a host on the network.
+    pub(super) fn vtep(&self, network: &NetworkId, (id, host): (HostId, &Host)) -> IpAddr {
+        let cluster = self.services.agreement.cluster();
+        let vtep = vtep_of(&cluster, self.is_encrypted(network), id);
+        vtep.unwrap_or(host.address.ip())
     }
 
     /// The hosts that have the network, and this one.
@@ -103,7 +126,8 @@ impl Views {
                 let answer = peers.call_host(id, host.address, FACTS, wanted, FACTS_DEADLINE).await;
                 answer.map_err(|error| error.to_string())
             };
-            Answer { host: host.name, vtep: host.address.ip(), facts }
+            let vtep = self.vtep(&wanted.network, (id, &host));
+            Answer { host: host.name, vtep, facts }
         });
         let mut answers = join_all(answers).await;
         answers.sort_by(|a, b| a.host.cmp(&b.host));
@@ -114,8 +138,9 @@ impl Views {
     pub async fn own_facts(&self, asked: &AskFacts) -> HostFacts {
         let local = self.services.local.get();
         let problems = self.status().faults();
-        let (peers, tunnels) = (self.peers(asked), self.tunnels());
-        let mut told = HostFacts { problems, peers, tunnels, ..HostFacts::default() };
+        let (peers, tunnels) = (self.peers(asked), self.tunnels(&asked.network));
+        let encryption = self.is_encrypted(&asked.network).then(|| self.encryption());
+        let mut told = HostFacts { problems, peers, tunnels, encryption, ..HostFacts::default() };
         let Some(wanted) = self.wanted(asked, &local) else { return told };
         let (names, paused) = tokio::join!(
             self.container_names_in_time(&local),
@@ -178,25 +203,40 @@ impl Views {
     }
 
     /// Whether the tunnels from the peers carry, by the peers' VTEPs.
-    fn tunnels(&self) -> BTreeMap<IpAddr, Carriage> {
+    fn tunnels(&self, network: &NetworkId) -> BTreeMap<IpAddr, Carriage> {
         let cluster = self.services.agreement.cluster();
-        let states = self.services.prober.states(TunnelKind::Plain).into_iter();
-        let states = states.filter_map(|(host, state)| {
-            Some((cluster.hosts.get(&host)?.address.ip(), state.inbound))
-        });
+        let encrypted = self.is_encrypted(network);
+        let states = self.services.prober.states(kind_of(encrypted)).into_iter();
+        let states = states
+            .filter_map(|(host, state)| Some((vtep_of(&cluster, encrypted, host)?, state.inbound)));
         states.collect()
+    }
+
+    /// This host's end of the encrypted networks.
+    fn encryption(&self) -> EncryptionFacts {
+        let cluster = self.services.agreement.cluster();
+        let end = cluster.encryption.ends.get(&self.services.agreement.me);
+        let unpublished = || "its WireGuard key is not published yet".to_owned();
+        EncryptionFacts {
+            port: end.map_or(ENCRYPTION_PORT, |end| end.port),
+            failure: match end {
+                Some(_) => self.services.plane.encryption_failure(),
+                None => Some(unpublished()),
+            },
+        }
     }
 
     /// What this host knows of the others that have the network.
     fn peers(&self, asked: &AskFacts) -> BTreeMap<IpAddr, PeerFacts> {
         let (cluster, states) =
             (self.services.agreement.cluster(), self.services.advertiser.peer_states());
+        let encrypted = self.is_encrypted(&asked.network);
         let known = |host: &HostId, network: &NetworkId| {
             let state = states.hosts.get(host)?;
             let advertised = state.networks.get(network)?;
-            let address = cluster.hosts.get(host)?.address.ip();
+            let vtep = vtep_of(&cluster, encrypted, *host)?;
             let filter = advertised.memberships.groups.get(&asked.group).cloned();
-            Some((address, PeerFacts { in_sync: state.in_sync, filter }))
+            Some((vtep, PeerFacts { in_sync: state.in_sync, filter }))
         };
         states.hosts.keys().filter_map(|host| known(host, &asked.network)).collect()
     }

@@ -17,7 +17,8 @@ use shoutd_core::limits::REPLICATED_MAX;
 use shoutd_core::local::Endpoint;
 pub use shoutd_core::plane::NAMESPACES;
 use shoutd_core::plane::{
-    Desired, DeviceName, MTU_OPTION, Observed, PresharedKeys, Underlay, mtu_excess, way_out_problem,
+    Action, Desired, DeviceName, MTU_OPTION, Observed, PresharedKeys, Underlay, mtu_excess,
+    way_out_problem,
 };
 use shoutd_core::stale::Interface;
 use shoutd_core::{EndpointId, NetworkId, Vni};
@@ -238,6 +239,15 @@ impl Plane {
     /// engine was killed before it called `Leave`.
     pub fn is_gone(&self, id: &EndpointId, endpoint: &Endpoint) -> bool {
         endpoint.sandbox.is_some() && self.interface(id, endpoint) == Interface::Gone
+    }
+
+    /// Why this host does not encrypt, if its WireGuard cannot be set up.
+    pub fn encryption_failure(&self) -> Option<String> {
+        let failures = self.reconciler.failures();
+        let mut failures = failures.iter();
+        let failure = failures
+            .find(|failure| matches!(failure.action, Action::SetEncryptedUnderlay { .. }))?;
+        Some(failure.error.to_string())
     }
 
     /// Problems of the data plane, one line each.

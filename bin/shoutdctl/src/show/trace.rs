@@ -38,7 +38,8 @@ pub struct Trace {
   shoutdctl capture --network foo --from sender --probe --count 3 224.1.1.1 -w foo.pcapng
 
 The file has the packets of all hosts, merged by the hosts' clocks, from the IP header on. VXLAN \
-                        is at UDP port 7789: in Wireshark, decode that port as VXLAN.
+                        is at UDP port 7789: in Wireshark, decode that port as VXLAN. Packets of \
+                        encrypted networks are in it as WireGuard gets them: not encrypted.
 
 Exit codes: 0 if packets were sent and arrived, 3 if something is broken, 1 if shoutd does not \
                         answer, the network or container does not exist or the file cannot be \

@@ -32,6 +32,9 @@ pub struct HostFacts {
     /// Whether the tunnel from each of these hosts to this one carries, by their VTEPs.
     #[serde(default)]
     pub tunnels: BTreeMap<IpAddr, Carriage>,
+    /// Its end of the encrypted networks, if the network is encrypted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<EncryptionFacts>,
     /// The problems in its status.
     pub problems: Vec<String>,
     /// The group's packets that it counted, if it was asked to.
@@ -43,6 +46,15 @@ pub struct HostFacts {
     /// The packets that it kept, if it was asked to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kept: Vec<Kept>,
+}
+
+/// A host's end of the encrypted networks.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EncryptionFacts {
+    /// The UDP port at which its WireGuard receives.
+    pub port: u16,
+    /// Why it does not encrypt, if so.
+    pub failure: Option<String>,
 }
 
 /// What a host knows of another one.

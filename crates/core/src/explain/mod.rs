@@ -2,6 +2,7 @@
 //! hosts concerned to [findings](Finding) in the order of a packet's way. Pure.
 
 mod counts;
+mod encryption;
 mod facts;
 mod finding;
 mod packets;
@@ -16,12 +17,13 @@ pub use counts::{
     KeptPlace, Trace, TraceProbe,
 };
 pub use facts::{
-    AskFacts, ContainerFacts, HostFacts, InsideFacts, InterfaceFacts, NetfilterDrops, PeerFacts,
-    PortFacts, SegmentFacts, SendingSocket, SendsTo, SocketFacts,
+    AskFacts, ContainerFacts, EncryptionFacts, HostFacts, InsideFacts, InterfaceFacts,
+    NetfilterDrops, PeerFacts, PortFacts, SegmentFacts, SendingSocket, SendsTo, SocketFacts,
 };
 pub use finding::{Explanation, Finding, Station, Verdict};
 use serde::{Deserialize, Serialize};
 
+use self::encryption::WIREGUARD;
 use crate::EndpointId;
 
 /// What a user asks: why do packets to this group not arrive?
@@ -177,6 +179,8 @@ pub fn explain(asked: &AskWhy, network: &str, answers: &[Answer]) -> Result<Expl
     let hosts: BTreeSet<&str> = receivers.iter().map(|place| place.host.host.as_str()).collect();
     let mut findings = Vec::new();
     findings.extend(answers.iter().filter_map(|answer| silent(answer, from, asked.to.is_some())));
+    let idle = answers.iter();
+    findings.extend(idle.filter_map(|answer| case.cannot_start(answer, from, asked.to.is_some())));
     if let Some(from) = from {
         findings.extend(case.sender(from));
     }
@@ -258,7 +262,8 @@ fn place_name(at: &KeptAt, facts: &HostFacts, answers: &[Answer]) -> String {
         KeptAt::Underlay(vtep) => {
             let host = answers.iter().find(|answer| answer.vtep == *vtep);
             let host = host.map_or_else(|| vtep.to_string(), |answer| answer.host.clone());
-            format!("underlay, {host}")
+            let device = if facts.encryption.is_some() { WIREGUARD } else { "underlay" };
+            format!("{device}, {host}")
         }
     }
 }

@@ -1,8 +1,9 @@
 //! What follows from counted packets: the first place that they do not pass.
 
 use super::counts::{ContainerCounts, CountedAt, Counts};
+use super::encryption::{direction_problem, received_remedy, sent_remedy};
 use super::{Answer, Case, Finding, Place, Station, Verdict};
-use crate::tunnel::{Carriage, tunnel_problem};
+use crate::tunnel::Carriage;
 
 /// Hosts begin and end to count within this time of each other, in milliseconds, unless the counts
 /// are exact.
@@ -223,22 +224,22 @@ impl<'a> Case<'a> {
                         before: sent.tunnel.outbound,
                         after: towards,
                         from: format!("the VXLAN device of {from}"),
-                        to: format!("its interface towards {to}"),
-                        remedy: format!(
-                            "on {from}: shoutdctl status; see the host's firewall rules for output"
-                        ),
+                        to: format!("its {} towards {to}", sender.interface()),
+                        remedy: sent_remedy(sender),
                     });
                 }
                 let arrived = receiver.counts().and_then(|own| own.underlay.get(&sender.vtep));
                 let Some(arrived) = arrived else { continue };
-                let problem = tunnel_problem(from, to, Carriage::Silent);
+                let facts = receiver.facts.as_ref().ok();
+                let problem = facts
+                    .and_then(|facts| direction_problem(from, receiver, facts, Carriage::Silent));
                 hops.push(Hop {
                     station: Station::Tunnel,
                     host: to.clone(),
                     container: None,
                     before: towards,
                     after: arrived.inbound,
-                    from: format!("the interface of {from}"),
+                    from: format!("the {} of {from}", sender.interface()),
                     to: format!("that of {to}"),
                     remedy: problem.map(|problem| problem.remedy).unwrap_or_default(),
                 });
@@ -256,13 +257,9 @@ impl<'a> Case<'a> {
             container: None,
             before: counts.underlay.values().map(|peer| peer.inbound).sum(),
             after: counts.tunnel.inbound,
-            from: format!("the underlay of {}", host.host),
+            from: format!("the {} of {}", host.underlay(), host.host),
             to: "its VXLAN device".to_owned(),
-            remedy: format!(
-                "on {}: allow UDP port 7789 in the host's firewall rules for input (nft list \
-                 ruleset)",
-                host.host
-            ),
+            remedy: received_remedy(host),
         })
     }
 
@@ -391,7 +388,8 @@ impl<'a> Case<'a> {
                 let Some(peer) = counts.underlay.get(&other.vtep) else { continue };
                 let sent = peer.outbound;
                 if sent > 0 || receiving.iter().any(|host| host.vtep == other.vtep) {
-                    row(Station::SenderHost, host, format!("underlay, to {}", other.host), sent);
+                    let place = format!("{}, to {}", host.underlay(), other.host);
+                    row(Station::SenderHost, host, place, sent);
                 }
             }
         }
@@ -400,7 +398,7 @@ impl<'a> Case<'a> {
             for other in sending.iter().filter(|other| other.vtep != host.vtep) {
                 let Some(peer) = counts.underlay.get(&other.vtep) else { continue };
                 let came = peer.inbound;
-                let place = format!("underlay, from {}", other.host);
+                let place = format!("{}, from {}", host.underlay(), other.host);
                 row(Station::ReceiverHost, host, place, came);
             }
             if sending.iter().any(|other| other.vtep != host.vtep) {

@@ -2,12 +2,13 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
+use super::encryption::{direction_problem, not_encrypting};
 use super::sender::devices;
 use super::{
     Answer, Case, Finding, HostFacts, InsideFacts, NetfilterDrops, Place, Station, Verdict,
 };
 use crate::multicast::SourceFilter;
-use crate::tunnel::{Carriage, TunnelProblem, tunnel_problem};
+use crate::tunnel::{Carriage, TunnelProblem};
 
 /// Groups and ports that are named in one text.
 const NAMED_MAX: usize = 8;
@@ -80,12 +81,15 @@ impl<'a> Case<'a> {
         facts: &HostFacts,
         from: Option<Place<'_>>,
     ) -> Vec<Finding> {
+        if let Some(failure) = not_encrypting(host, facts, Station::Tunnel) {
+            return vec![failure];
+        }
         let senders = self.answers.iter().filter(|sender| {
             sender.vtep != host.vtep && from.is_none_or(|from| from.host.host == sender.host)
         });
         let findings = senders.map(|sender| {
             let carriage = facts.tunnels.get(&sender.vtep).copied().unwrap_or_default();
-            let problem = tunnel_problem(&sender.host, &host.host, carriage);
+            let problem = direction_problem(&sender.host, host, facts, carriage);
             let (verdict, text, remedy) = match (carriage, problem) {
                 (_, Some(TunnelProblem { what, remedy })) => (Verdict::Broken, what, Some(remedy)),
                 (Carriage::Unknown, None) => (

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::encryption::not_encrypting;
 use super::receiver::is_never_snooped;
 use super::{
     Answer, Case, Finding, HostFacts, Place, SegmentFacts, SendingSocket, Station, Verdict,
@@ -200,7 +201,9 @@ impl Case<'_> {
         from: Option<Place<'_>>,
         receivers: &[Place<'_>],
     ) -> Vec<Finding> {
-        let mut findings = devices(host, facts, Station::SenderHost);
+        let mut findings: Vec<Finding> =
+            not_encrypting(host, facts, Station::SenderHost).into_iter().collect();
+        findings.extend(devices(host, facts, Station::SenderHost));
         let Some(Ok(segment)) = &facts.segment else { return findings };
         if !segment.tunnel {
             return findings;

@@ -196,6 +196,14 @@ pub fn encrypted_address(cluster: ClusterId, host: HostId) -> Ipv6Addr {
     Ipv6Addr::from_bits(prefix | u128::from(host.get()))
 }
 
+/// The VTEP of a host on networks that are encrypted, or on those that are not.
+pub fn vtep_of(cluster: &Cluster, encrypted: bool, host: HostId) -> Option<IpAddr> {
+    if encrypted {
+        return Some(IpAddr::V6(encrypted_address(cluster.id?, host)));
+    }
+    Some(cluster.hosts.get(&host)?.address.ip())
+}
+
 /// The encrypted underlay that this host should have.
 pub(super) fn encryption_wanted(
     cluster: &Cluster,

@@ -33,7 +33,7 @@ pub use diff::diff;
 pub use encrypted::{
     Carrier, ENCRYPTED_DEVICE, ENCRYPTED_NAMESPACE, EncryptedPeer, EncryptedUnderlay,
     EncryptionWanted, ObservedEncryption, ObservedPeer, PresharedKeys, encrypted_address,
-    refuses_encryption, requests_encryption,
+    refuses_encryption, requests_encryption, vtep_of,
 };
 pub use forwarding::{Destination, Filter, Forwarding, UNREGISTERED};
 pub use gateway::{

@@ -2,6 +2,7 @@
 //! there is none.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
+mod encryption;
 mod packets;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,6 +91,7 @@ fn host_facts(number: u8) -> HostFacts {
             },
         )]),
         tunnels: BTreeMap::from([(other, Carriage::Carries)]),
+        encryption: None,
         problems: Vec::new(),
         counts: None,
         uncounted: None,

@@ -51,6 +51,11 @@ impl World {
     }
 }
 
+/// All packets of a probe passed all places.
+pub(super) fn counted() -> World {
+    World::counted(true)
+}
+
 /// Nothing passed the underlay.
 trait Silence {
     fn silence(&mut self);

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use shoutd_core::explain::{ContainerCounts, Counts, InOut, KeptAt, TraceProbe};
 use shoutd_core::limits::{COUNTED_CONTAINERS_MAX, PORT};
-use shoutd_core::plane::{DeviceName, TUNNEL, namespace_name};
+use shoutd_core::plane::{DeviceName, ENCRYPTED_NAMESPACE, TUNNEL, namespace_name};
 use shoutd_core::{EndpointId, Vni};
 use shoutd_netlink::{
     CountedPlace, Direction, GroupPackets, GroupSender, InTunnel, Link, Namespace, PacketCounter,
@@ -34,6 +34,8 @@ pub struct CountsWanted {
     pub subjects: Vec<Subject>,
     /// The VTEPs of the other hosts that have the network.
     pub peers: BTreeSet<IpAddr>,
+    /// Whether the network is encrypted: VXLAN is then counted at the WireGuard device.
+    pub encrypted: bool,
     /// Whether packets are kept, too.
     pub keeps: bool,
 }
@@ -119,7 +121,7 @@ impl Counting {
         }
         Ok(Self {
             tunnel,
-            underlay: underlay(wanted)?,
+            underlay: underlay(directory, wanted)?,
             containers,
             left_out: wanted.subjects.len().saturating_sub(COUNTED_CONTAINERS_MAX),
             is_ipv4: wanted.group.is_ipv4(),
@@ -203,9 +205,16 @@ fn delivered(namespace: &Namespace, is_ipv4: bool) -> Result<u64, KernelError> {
     Ok(if is_ipv4 { v4 } else { v6 })
 }
 
-/// Counters at the devices by which this host sends to the others.
-fn underlay(wanted: &CountsWanted) -> Result<BTreeMap<IpAddr, Pair>, KernelError> {
-    let namespace = Namespace::current()?;
+/// Counters at the devices by which this host sends VXLAN to the others.
+fn underlay(
+    directory: &Path,
+    wanted: &CountsWanted,
+) -> Result<BTreeMap<IpAddr, Pair>, KernelError> {
+    let namespace = if wanted.encrypted {
+        Namespace::open(&directory.join(ENCRYPTED_NAMESPACE))?
+    } else {
+        Namespace::current()?
+    };
     let mut route = Route::open(&namespace)?;
     let mut pairs = BTreeMap::new();
     for remote in &wanted.peers {

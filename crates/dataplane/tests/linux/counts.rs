@@ -30,6 +30,7 @@ fn wanted(cluster: &Cluster, host: usize, group: IpAddr) -> CountsWanted {
         port: Some(PORT),
         subjects: vec![subject(cluster, host)],
         peers: others.filter(|address| *address != cluster.hosts[host].address).collect(),
+        encrypted: false,
         keeps: false,
     }
 }
