@@ -1,11 +1,12 @@
 //! Facts about the host.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::net::{Ipv4Addr, TcpListener, UdpSocket};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use nix::sys::stat::makedev;
 use nix::sys::statvfs::statvfs;
 use shoutd_consensus::FILES;
 use shoutd_core::doctor::{Boot, DiskFacts, KernelFacts, PortFacts, RulesText};
@@ -21,6 +22,13 @@ const RULES_BYTES_MAX: u64 = 8 << 20;
 /// Size limit of what systemctl prints, in octets.
 const UNIT_BYTES_MAX: u64 = 64 << 10;
 
+/// The device by which programs make network devices.
+const TUN: &str = "/dev/net/tun";
+
+/// Its numbers (`TUN_MINOR`, `include/linux/miscdevice.h`).
+const TUN_MAJOR: u64 = 10;
+const TUN_MINOR: u64 = 200;
+
 /// The directory of the log.
 const LOG_DIRECTORY: &str = "/var/log";
 
@@ -28,12 +36,27 @@ const LOG_DIRECTORY: &str = "/var/log";
 pub async fn kernel() -> KernelFacts {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     let tried = tokio::task::spawn_blocking(|| {
-        shoutd_dataplane::probe().map_err(|error| error.to_string())
+        let capabilities = shoutd_dataplane::probe().map_err(|error| error.to_string());
+        (capabilities, shoutd_dataplane::kernel_has_wireguard())
     });
-    let tried = tried.await.unwrap_or_else(|error| Err(error.to_string()));
+    let (tried, wireguard) =
+        tried.await.unwrap_or_else(|error| (Err(error.to_string()), Ok(false)));
     KernelFacts {
         release: release.trim().to_owned(),
         tier: tried.map(|capabilities| capabilities.tier),
+        wireguard: wireguard.unwrap_or_default(),
+        userspace: tun(),
+    }
+}
+
+/// Whether the device can be opened that WireGuard in user space needs.
+fn tun() -> Result<(), String> {
+    let opened = OpenOptions::new().read(true).write(true).open(TUN);
+    let device = opened.and_then(|file| file.metadata()).map(|metadata| metadata.rdev());
+    match device {
+        Ok(device) if device == makedev(TUN_MAJOR, TUN_MINOR) => Ok(()),
+        Ok(_) => Err(format!("{TUN} is another device")),
+        Err(error) => Err(format!("{TUN} cannot be opened: {error}")),
     }
 }
 

@@ -36,10 +36,11 @@ pub const EXIT_ERRORS: u8 = 2;
   shoutdctl doctor --json | jq -r '.findings[] | select(.level == \"error\") | .text'
 
 Before the installation it checks the kernel, Docker, the ports, the firewall, subnets, disks, the \
-                        order at boot and what is left of an earlier installation. While shoutd \
-                        runs it also checks the other hosts: TCP, VXLAN in both directions and at \
-                        full MTU, and their clocks. What cannot be told is \"not checked\", with \
-                        what to do, and does not count.
+                        order at boot, whether this host can encrypt, and what is left of an \
+                        earlier installation. While shoutd runs it also checks the other hosts: \
+                        TCP, VXLAN and WireGuard in both directions and at full MTU, and their \
+                        clocks. What cannot be told is \"not checked\", with what to do, and does \
+                        not count.
 
 Exit codes: 0 if all is well, 1 if there are warnings, 2 if there are errors, for a wrong command \
                         line, and without root.")]

@@ -47,6 +47,10 @@ pub struct KernelFacts {
     pub release: String,
     /// The best tier that it can do, or which required feature it lacks and what to do.
     pub tier: Result<Tier, String>,
+    /// Whether it has WireGuard.
+    pub wireguard: bool,
+    /// Why WireGuard cannot run in user space, if so.
+    pub userspace: Result<(), String>,
 }
 
 /// A Docker Engine that answers.

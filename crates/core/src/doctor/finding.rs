@@ -23,6 +23,8 @@ pub enum Check {
     Peers,
     /// Whether VXLAN arrives, in both directions and at full size.
     Tunnels,
+    /// Whether this host can encrypt networks.
+    Wireguard,
     /// The difference between the hosts' clocks.
     Clocks,
     /// Subnets that overlap.
@@ -46,6 +48,7 @@ impl fmt::Display for Check {
             Self::Firewall => "firewall",
             Self::Peers => "peers",
             Self::Tunnels => "tunnels",
+            Self::Wireguard => "wireguard",
             Self::Clocks => "clocks",
             Self::Subnets => "subnets",
             Self::Disk => "disk",

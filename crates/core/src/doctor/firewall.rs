@@ -1,6 +1,6 @@
-//! The firewall of the host: whether rules drop port 7789, as far as their text tells. It reads
-//! what `nft list ruleset` and `iptables-save` print. Rules can do more than can be judged from
-//! their text, so what is found is told with the rule.
+//! The firewall of the host: whether rules drop port 7789, or that of WireGuard, as far as their
+//! text tells. It reads what `nft list ruleset` and `iptables-save` print. Rules can do more than
+//! can be judged from their text, so what is found is told with the rule.
 
 use super::{Check, Facts, Finding, Level, RulesText};
 use crate::limits::PORT;
@@ -47,51 +47,63 @@ pub fn firewall(facts: &Facts) -> Vec<Finding> {
             "install nftables or iptables",
         )];
     }
-    let mut findings = Vec::new();
-    for rules in texts {
-        let judged = if rules.program.starts_with("nft") {
-            judge_nftables(&rules.text)
-        } else {
-            judge_iptables(&rules.text)
-        };
-        findings
-            .extend(judged.drops.iter().map(|(protocol, rule)| dropping(protocol, rule, rules)));
-        for protocol in ["tcp", "udp"] {
-            if let Some(chain) =
-                judged.closed.first().filter(|_| !judged.accepts.contains(&protocol))
-            {
-                findings.push(Finding::new(
-                    Check::Firewall,
-                    Level::Warning,
-                    format!(
-                        "{chain} drops what no rule accepts, and none of its rules names \
-                         {PORT}/{protocol}"
-                    ),
-                    format!(
-                        "accept {PORT}/{protocol} from the other hosts, unless a rule does so \
-                         already ({} shows the rules)",
-                        rules.program
-                    ),
-                ));
-            }
-        }
+    let mut findings: Vec<Finding> =
+        texts.iter().flat_map(|rules| findings_of(rules, PORT, &["tcp", "udp"])).collect();
+    let daemon = facts.daemon.as_ref().ok();
+    let wireguard = daemon.and_then(|daemon| daemon.status.wireguard.as_ref()?.port);
+    if let Some(port) = wireguard {
+        findings.extend(texts.iter().flat_map(|rules| findings_of(rules, port, &["udp"])));
     }
     findings.dedup();
     if findings.is_empty() {
-        let text = format!("no rule of this host's firewall drops {PORT}/tcp or {PORT}/udp");
+        let mut ports = format!("{PORT}/tcp or {PORT}/udp");
+        if let Some(port) = wireguard {
+            ports = format!("{PORT}/tcp, {PORT}/udp or {port}/udp");
+        }
+        let text = format!("no rule of this host's firewall drops {ports}");
         findings.push(Finding::ok(Check::Firewall, text));
     }
     findings
 }
 
+/// The findings about what rules do with a port.
+fn findings_of(rules: &RulesText, port: u16, protocols: &[&'static str]) -> Vec<Finding> {
+    let judged = if rules.program.starts_with("nft") {
+        judge_nftables(&rules.text, port)
+    } else {
+        judge_iptables(&rules.text, port)
+    };
+    let drops = judged.drops.iter().filter(|(protocol, _)| protocols.contains(protocol));
+    let mut findings: Vec<Finding> =
+        drops.map(|(protocol, rule)| dropping((port, protocol), rule, rules)).collect();
+    for protocol in protocols {
+        if let Some(chain) = judged.closed.first().filter(|_| !judged.accepts.contains(protocol)) {
+            findings.push(Finding::new(
+                Check::Firewall,
+                Level::Warning,
+                format!(
+                    "{chain} drops what no rule accepts, and none of its rules names \
+                     {port}/{protocol}"
+                ),
+                format!(
+                    "accept {port}/{protocol} from the other hosts, unless a rule does so already \
+                     ({} shows the rules)",
+                    rules.program
+                ),
+            ));
+        }
+    }
+    findings
+}
+
 /// The finding about a rule that drops the port.
-fn dropping(protocol: &str, rule: &str, rules: &RulesText) -> Finding {
+fn dropping((port, protocol): (u16, &str), rule: &str, rules: &RulesText) -> Finding {
     let conditions = ["saddr", "daddr", "iif", " -s ", " -d ", " -i ", "@"];
     if conditions.iter().any(|condition| rule.contains(condition)) {
         return Finding::new(
             Check::Firewall,
             Level::NotChecked,
-            format!("a firewall rule of this host drops some of {PORT}/{protocol}: {rule}"),
+            format!("a firewall rule of this host drops some of {port}/{protocol}: {rule}"),
             "see whether it lets the other hosts through; the checks of peers and tunnels say \
              whether they arrive",
         );
@@ -99,9 +111,9 @@ fn dropping(protocol: &str, rule: &str, rules: &RulesText) -> Finding {
     Finding::new(
         Check::Firewall,
         Level::Error,
-        format!("a firewall rule of this host drops {PORT}/{protocol}: {rule}"),
+        format!("a firewall rule of this host drops {port}/{protocol}: {rule}"),
         format!(
-            "remove the rule, or accept {PORT}/{protocol} from the other hosts before it ({} shows \
+            "remove the rule, or accept {port}/{protocol} from the other hosts before it ({} shows \
              the rules)",
             rules.program
         ),
@@ -109,7 +121,7 @@ fn dropping(protocol: &str, rule: &str, rules: &RulesText) -> Finding {
 }
 
 /// Reads what `nft list ruleset` prints.
-pub(super) fn judge_nftables(text: &str) -> Judged {
+pub(super) fn judge_nftables(text: &str, port: u16) -> Judged {
     let mut judged = Judged::default();
     let (mut table, mut chain, mut place) = (String::new(), String::new(), Place::Regular);
     for line in text.lines() {
@@ -134,7 +146,9 @@ pub(super) fn judge_nftables(text: &str) -> Judged {
         for protocol in ["tcp", "udp"] {
             let ports = line.split_once(&format!("{protocol} dport "));
             let ports = ports.or_else(|| line.split_once("th dport "));
-            let Some((_, ports)) = ports.filter(|(_, ports)| names_port(ports)) else { continue };
+            let Some((_, ports)) = ports.filter(|(_, ports)| names_port(ports, port)) else {
+                continue;
+            };
             judged.note(protocol, ports, line, place);
         }
     }
@@ -142,7 +156,7 @@ pub(super) fn judge_nftables(text: &str) -> Judged {
 }
 
 /// Reads what `iptables-save` prints.
-pub(super) fn judge_iptables(text: &str) -> Judged {
+pub(super) fn judge_iptables(text: &str, port: u16) -> Judged {
     let mut judged = Judged::default();
     for line in text.lines() {
         if line.starts_with(":INPUT DROP") {
@@ -159,7 +173,7 @@ pub(super) fn judge_iptables(text: &str) -> Judged {
                 .split_once("--dport ")
                 .or_else(|| rule.split_once("--dports "))
                 .filter(|(before, ports)| {
-                    before.contains(&format!("-p {protocol}")) && names_port(ports)
+                    before.contains(&format!("-p {protocol}")) && names_port(ports, port)
                 });
             if let Some((_, rest)) = ports {
                 let rest = rest.replace("-j DROP", "drop").replace("-j REJECT", "reject");
@@ -185,8 +199,8 @@ impl Judged {
     }
 }
 
-/// Whether the ports at the beginning of a text have ours: a number, a range, or a list.
-fn names_port(text: &str) -> bool {
+/// Whether the ports at the beginning of a text have this one: a number, a range, or a list.
+fn names_port(text: &str, wanted: u16) -> bool {
     let list = match text.strip_prefix('{') {
         Some(set) => set.split('}').next().unwrap_or_default(),
         None => text.split_whitespace().next().unwrap_or_default(),
@@ -195,8 +209,8 @@ fn names_port(text: &str) -> bool {
         let item = item.trim();
         let mut ends = item.split(['-', ':']).map(|number| number.trim().parse::<u16>());
         match (ends.next(), ends.next()) {
-            (Some(Ok(port)), None) => port == PORT,
-            (Some(Ok(first)), Some(Ok(last))) => (first..=last).contains(&PORT),
+            (Some(Ok(port)), None) => port == wanted,
+            (Some(Ok(first)), Some(Ok(last))) => (first..=last).contains(&wanted),
             _ => false,
         }
     })
@@ -214,11 +228,11 @@ mod tests {
                     policy drop;\n\t\tudp dport 7789 drop\n\t\ttcp dport { 22, 7000-8000 } accept\n\
                     \t}\n\tchain out {\n\t\ttype filter hook output priority 0; policy accept;\n\
                     \t\ttcp dport 7789 drop\n\t}\n}\n";
-        let judged = judge_nftables(text);
+        let judged = judge_nftables(text, PORT);
         assert_eq!(judged.drops, [("udp", "udp dport 7789 drop".to_owned())]);
         assert_eq!(judged.closed, ["chain in of table ip blocked"]);
         assert_eq!(judged.accepts, ["tcp"]);
-        assert_eq!(judge_nftables("rubbish\n}{"), Judged::default());
+        assert_eq!(judge_nftables("rubbish\n}{", PORT), Judged::default());
     }
 
     #[test]
@@ -227,7 +241,7 @@ mod tests {
                     -A INPUT -p udp -m udp --dport 7000:8000 -j REJECT --reject-with icmp\n\
                     -A OUTPUT -p tcp -m tcp --dport 7789 -j DROP\n-A INPUT -p udp --dport 53 -j \
                     DROP\nCOMMIT\n";
-        let judged = judge_iptables(text);
+        let judged = judge_iptables(text, PORT);
         assert_eq!(judged.drops.len(), 1, "{judged:?}");
         assert!(judged.drops[0].1.contains("7000:8000"), "{judged:?}");
         assert_eq!(judged.closed.len(), 1);
@@ -237,10 +251,10 @@ mod tests {
     #[test]
     fn ports_are_read_as_numbers_ranges_and_lists() {
         for text in ["7789 drop", "{ 22, 7789 } drop", "7000-8000 accept", "22,7788:7790 -j DROP"] {
-            assert!(names_port(text), "{text}");
+            assert!(names_port(text, PORT), "{text}");
         }
         for text in ["77890 drop", "{ 22, 23 } drop", "7790-8000 accept", "@ports drop", ""] {
-            assert!(!names_port(text), "{text}");
+            assert!(!names_port(text, PORT), "{text}");
         }
     }
 }

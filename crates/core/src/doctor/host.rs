@@ -61,6 +61,55 @@ pub fn kernel(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+/// Whether this host can encrypt networks. That matters once the cluster has one.
+pub fn wireguard(facts: &Facts) -> Finding {
+    let status = facts.daemon.as_ref().ok().map(|daemon| &daemon.status);
+    let is_used = status.is_some_and(|status| status.wireguard.is_some());
+    let running = status.and_then(|status| status.wireguard.as_ref()?.tier.as_deref());
+    let kernel = "use a kernel with WireGuard (Linux 5.6 or newer with CONFIG_WIREGUARD; modprobe \
+                  wireguard)";
+    let slow = "WireGuard runs in user space on this host, at a sixth of the underlay's throughput";
+    match (&facts.kernel.userspace, facts.kernel.wireguard) {
+        (_, true) if running == Some("userspace") => {
+            let text = format!("{slow}, although the kernel has WireGuard");
+            Finding::new(
+                Check::Wireguard,
+                Level::Warning,
+                text,
+                "restart this host, unless its settings want it so",
+            )
+        }
+        (_, true) => {
+            let text = "the kernel has WireGuard: this host can encrypt networks";
+            Finding::ok(Check::Wireguard, text)
+        }
+        (Ok(()), false) if is_used => {
+            let text = format!("{slow}: the kernel has none");
+            Finding::new(Check::Wireguard, Level::Warning, text, kernel)
+        }
+        (Ok(()), false) => Finding::ok(
+            Check::Wireguard,
+            "this host can encrypt networks by WireGuard in user space: the kernel has none",
+        ),
+        (Err(why), false) if is_used => Finding::new(
+            Check::Wireguard,
+            Level::Error,
+            format!(
+                "this host cannot encrypt, so no container starts on encrypted networks: the \
+                 kernel has no WireGuard, and {why}"
+            ),
+            format!("{kernel}, or make /dev/net/tun available (modprobe tun)"),
+        ),
+        (Err(why), false) => Finding::ok(
+            Check::Wireguard,
+            format!(
+                "no network is encrypted, which this host cannot do: the kernel has no WireGuard, \
+                 and {why}"
+            ),
+        ),
+    }
+}
+
 /// The first two numbers of a release.
 fn parse_release(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());

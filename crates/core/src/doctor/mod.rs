@@ -24,6 +24,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     findings.extend(firewall::firewall(facts));
     findings.extend(peers::peers(facts));
     findings.extend(peers::tunnels(facts));
+    findings.push(host::wireguard(facts));
     findings.extend(peers::clocks(facts));
     findings.extend(engine::subnets(facts));
     findings.extend(host::disks(facts));

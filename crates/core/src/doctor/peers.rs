@@ -2,7 +2,9 @@
 
 use super::{Check, DaemonFacts, Facts, Finding, Level};
 use crate::limits::{CLOCK_DIFFERENCE_MAX, PORT};
-use crate::tunnel::{Carriage, TunnelProblem, tunnel_problem};
+use crate::tunnel::{
+    Carriage, TunnelProblem, TunnelState, encrypted_tunnel_problem, tunnel_problem,
+};
 use crate::view::HostRow;
 
 /// Whether the other hosts answer on TCP.
@@ -67,7 +69,38 @@ pub fn tunnel_problems(daemon: &DaemonFacts) -> Vec<TunnelProblem> {
     let problems = states.flat_map(|(peer, state)| {
         [tunnel_problem(peer, me, state.inbound), tunnel_problem(me, peer, state.outbound)]
     });
-    problems.flatten().collect()
+    problems
+        .chain(others(daemon).flat_map(|host| encrypted_problems(daemon, host)))
+        .flatten()
+        .collect()
+}
+
+/// The directions of the tunnel of encrypted networks to this host that do not carry.
+fn encrypted_problems(daemon: &DaemonFacts, host: &HostRow) -> [Option<TunnelProblem>; 2] {
+    let (me, peer) = (&daemon.status.name, &host.name);
+    let own = daemon.status.wireguard.as_ref().and_then(|own| own.port);
+    let (Some(state), Some(own)) = (host.encrypted_tunnel, own) else { return [None, None] };
+    let port = host.wireguard.map_or(own, |wireguard| wireguard.port);
+    [
+        encrypted_tunnel_problem(peer, me, own, state.inbound),
+        encrypted_tunnel_problem(me, peer, port, state.outbound),
+    ]
+}
+
+/// Whether both directions are in one of these states.
+fn both(tunnel: Option<TunnelState>, carriage: Carriage) -> bool {
+    tunnel.is_some_and(|tunnel| (tunnel.inbound, tunnel.outbound) == (carriage, carriage))
+}
+
+/// Whether it is not known of a direction.
+fn is_unknown(tunnel: Option<TunnelState>) -> bool {
+    tunnel.is_none_or(|tunnel| [tunnel.inbound, tunnel.outbound].contains(&Carriage::Unknown))
+}
+
+fn names<'a>(daemon: &'a DaemonFacts, is_one: impl Fn(&HostRow) -> bool) -> Option<String> {
+    let names = others(daemon).filter(|host| is_one(host)).map(|host| host.name.as_str());
+    let names: Vec<&'a str> = names.collect();
+    (!names.is_empty()).then(|| names.join(", "))
 }
 
 /// Whether VXLAN arrives, in both directions and at full size.
@@ -85,32 +118,32 @@ pub fn tunnels(facts: &Facts) -> Vec<Finding> {
         .into_iter()
         .map(|problem| Finding::new(Check::Tunnels, Level::Error, problem.what, problem.remedy))
         .collect();
-    let carries = others(daemon).filter(|host| {
-        host.tunnel.is_some_and(|tunnel| {
-            (tunnel.inbound, tunnel.outbound) == (Carriage::Carries, Carriage::Carries)
-        })
-    });
-    let carries: Vec<&str> = carries.map(|host| host.name.as_str()).collect();
-    if !carries.is_empty() {
+    for (carries, what) in [
+        (names(daemon, |host| both(host.tunnel, Carriage::Carries)), "VXLAN"),
+        (names(daemon, |host| both(host.encrypted_tunnel, Carriage::Carries)), "WireGuard"),
+    ] {
+        let Some(hosts) = carries else { continue };
         let text = format!(
-            "VXLAN passes in both directions and at full MTU between this host and {}",
-            carries.join(", ")
+            "{what} passes in both directions and at full MTU between this host and {hosts}"
         );
         findings.push(Finding::ok(Check::Tunnels, text));
     }
-    let unknown = others(daemon).filter(|host| {
-        host.tunnel
-            .is_none_or(|tunnel| [tunnel.inbound, tunnel.outbound].contains(&Carriage::Unknown))
-    });
-    let unknown: Vec<&str> = unknown.map(|host| host.name.as_str()).collect();
-    if !unknown.is_empty() {
-        let remedy = if daemon.status.tunnel_probes {
-            "start a container on one network on both hosts, wait 15 s, and type shoutdctl doctor \
-             again"
-        } else {
-            "shoutdctl stop, and shoutdctl start --tunnel-probes=on"
-        };
-        let text = format!("UDP port {PORT} to and from {}, at full MTU", unknown.join(", "));
+    let remedy = if daemon.status.tunnel_probes {
+        "start a container on one such network on both hosts, wait 15 s, and type shoutdctl doctor \
+         again"
+    } else {
+        "shoutdctl stop, and shoutdctl start --tunnel-probes=on"
+    };
+    if let Some(hosts) = names(daemon, |host| is_unknown(host.tunnel)) {
+        let text = format!("UDP port {PORT} to and from {hosts}, at full MTU");
+        findings.push(Finding::new(Check::Tunnels, Level::NotChecked, text, remedy));
+    }
+    let encrypts = daemon.networks.iter().any(|network| network.encrypted);
+    let own = daemon.status.wireguard.as_ref().and_then(|own| own.port).filter(|_| encrypts);
+    if let Some(own) = own
+        && let Some(hosts) = names(daemon, |host| is_unknown(host.encrypted_tunnel))
+    {
+        let text = format!("UDP port {own} (WireGuard) to and from {hosts}, at full MTU");
         findings.push(Finding::new(Check::Tunnels, Level::NotChecked, text, remedy));
     }
     if findings.is_empty() {

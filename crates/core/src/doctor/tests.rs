@@ -7,7 +7,12 @@ use crate::plane::Tier;
 /// A new host without faults.
 fn new_host() -> Facts {
     Facts {
-        kernel: KernelFacts { release: "6.18.0-1-amd64".to_owned(), tier: Ok(Tier::VxlanMdb) },
+        kernel: KernelFacts {
+            release: "6.18.0-1-amd64".to_owned(),
+            tier: Ok(Tier::VxlanMdb),
+            wireguard: true,
+            userspace: Ok(()),
+        },
         engine: Ok(EngineFacts { version: "28.5.2".to_owned(), swarm: false }),
         settings: SettingsFacts {
             file: "/etc/docker/daemon.json".into(),
@@ -68,6 +73,36 @@ fn member() -> Facts {
         boot: Boot::Unit { exists: true, enabled: true, before_docker: true },
         ..new_host()
     }
+}
+
+/// The cluster has encrypted networks, which work.
+fn encrypts(facts: &mut Facts) {
+    let daemon = daemon(facts);
+    daemon.networks[0].encrypted = true;
+    daemon.status.wireguard = Some(crate::sessions::WireguardView {
+        tier: Some("kernel".to_owned()),
+        port: Some(7792),
+        peers: 1,
+        sessions: 1,
+    });
+    let row = &mut daemon.hosts[1];
+    row.encrypted_tunnel = row.tunnel;
+    row.wireguard = Some(crate::sessions::PeerWireguard { port: 7000, handshake_ago: Some(9) });
+}
+
+#[test]
+fn an_encrypted_tunnel_is_checked_and_its_port_named() {
+    let mut facts = member();
+    encrypts(&mut facts);
+    let findings = examine(&facts);
+    assert!(findings.iter().all(|finding| finding.level == Level::Ok), "{findings:#?}");
+    let tunnel = daemon(&mut facts).hosts[1].encrypted_tunnel.as_mut().unwrap();
+    tunnel.outbound = crate::tunnel::Carriage::Silent;
+    let errors = of(Level::Error, &facts);
+    assert!(errors[0].remedy.as_ref().unwrap().contains("port 7000"), "{errors:#?}");
+    daemon(&mut facts).hosts[1].encrypted_tunnel = None;
+    let open = of(Level::NotChecked, &facts);
+    assert!(open.len() == 1 && open[0].text.contains("UDP port 7792"), "{open:#?}");
 }
 
 fn daemon(facts: &mut Facts) -> &mut DaemonFacts {
@@ -196,7 +231,47 @@ fn each_fault_of_a_new_host_is_found() {
 
 #[test]
 fn each_fault_of_a_member_is_found() {
-    let cases: [Fault; 9] = [
+    let cases: [Fault; 13] = [
+        (
+            |facts| {
+                encrypts(facts);
+                let text = "table ip x {\nchain y {\ntype filter hook input priority 0; policy \
+                            accept;\nudp dport 7792 drop\n}\n}";
+                facts.rules = vec![Ok(RulesText { program: "nft".into(), text: text.into() })];
+            },
+            Check::Firewall,
+            Level::Error,
+            "drops 7792/udp: udp dport 7792 drop",
+        ),
+        (
+            |facts| {
+                encrypts(facts);
+                let tunnel = daemon(facts).hosts[1].encrypted_tunnel.as_mut().unwrap();
+                tunnel.outbound = crate::tunnel::Carriage::Silent;
+            },
+            Check::Tunnels,
+            Level::Error,
+            "nothing that h1 sends through the encrypted tunnel",
+        ),
+        (
+            |facts| {
+                encrypts(facts);
+                facts.kernel.wireguard = false;
+            },
+            Check::Wireguard,
+            Level::Warning,
+            "the kernel has none",
+        ),
+        (
+            |facts| {
+                encrypts(facts);
+                facts.kernel.wireguard = false;
+                facts.kernel.userspace = Err("/dev/net/tun: no such file".into());
+            },
+            Check::Wireguard,
+            Level::Error,
+            "cannot encrypt",
+        ),
         (
             |facts| daemon(facts).hosts[1].reachable = false,
             Check::Peers,
