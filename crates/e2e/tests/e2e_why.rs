@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use shoutd_e2e::{Cluster, run_checks};
 
 use crate::why::{
-    doctor, faults, hosts, network, packets, page, ping, plane, silent, support, watching,
+    doctor, encryption, faults, hosts, network, packets, page, ping, plane, silent, support,
+    watching,
 };
 
 fn main() -> ExitCode {
@@ -25,6 +26,7 @@ fn main() -> ExitCode {
                 "a tunnel that does not carry is known, though TCP is fine",
                 hosts::a_tunnel_that_does_not_carry,
             ),
+            ("what WireGuard lacks is named", encryption::what_wireguard_lacks),
             ("TCP is blocked, and what was joined goes on", network::only_tcp_is_blocked),
             ("more than the network's limit is named", network::more_than_the_limit),
             ("what is removed again and again is named", plane::what_is_removed_again_and_again),

@@ -61,7 +61,9 @@ fn await_well(host: &Host) -> Result<()> {
     let mut bad = Vec::new();
     let well = wait_until(&format!("{} to be well", host.name()), SOON, || {
         bad = doctor(host, &[])?;
-        let is_apart = |finding: &Value| finding["check"] == "boot" || finding["check"] == "kernel";
+        let is_apart = |finding: &Value| {
+            ["boot", "kernel", "wireguard"].iter().any(|check| finding["check"] == *check)
+        };
         bad.retain(|finding| {
             finding["level"] == "error" || (finding["level"] != "ok" && !is_apart(finding))
         });

@@ -1,5 +1,6 @@
 //! Faults of hosts, and wrong questions.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -64,29 +65,87 @@ pub(crate) fn what_does_not_exist(cluster: &mut Cluster) -> Result<()> {
     Ok(())
 }
 
-/// What is dropped of VXLAN, and what is said then of the tunnel from the first host to the second.
-const BLOCKED: [[&str; 2]; 2] =
-    [["", "nothing that"], ["meta length '>' 1000", "large packets that"]];
+/// What is dropped from the first host to the second, and what is said then of the tunnel.
+struct Blocked {
+    /// The network that is asked about.
+    network: &'static str,
+    /// The UDP port.
+    port: u16,
+    /// What the rule selects of it.
+    condition: &'static str,
+    /// The beginning of what is said.
+    said: &'static str,
+    /// The tunnel in it.
+    tunnel: &'static str,
+    /// The tunnel in a row of `shoutdctl hosts`, and the other one, which carries.
+    fields: [&'static str; 2],
+}
 
-/// VXLAN from the first host to the second is blocked, TCP is not.
+/// The network `foo` is plain, and `secret` is encrypted.
+const BLOCKED: [Blocked; 4] = [
+    Blocked {
+        network: "foo",
+        port: 7789,
+        condition: "",
+        said: "nothing that",
+        tunnel: "the tunnel",
+        fields: ["tunnel", "encrypted_tunnel"],
+    },
+    Blocked {
+        network: "foo",
+        port: 7789,
+        condition: "meta length '>' 1000",
+        said: "large packets that",
+        tunnel: "the tunnel",
+        fields: ["tunnel", "encrypted_tunnel"],
+    },
+    Blocked {
+        network: "secret",
+        port: 7792,
+        condition: "",
+        said: "nothing that",
+        tunnel: "the encrypted tunnel",
+        fields: ["encrypted_tunnel", "tunnel"],
+    },
+    Blocked {
+        network: "secret",
+        port: 7792,
+        condition: "meta length '>' 1000",
+        said: "large packets that",
+        tunnel: "the encrypted tunnel",
+        fields: ["encrypted_tunnel", "tunnel"],
+    },
+];
+
+/// VXLAN or WireGuard from the first host to the second is blocked, TCP is not.
 pub(crate) fn a_tunnel_that_does_not_carry(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let _foo = Network::create(cluster, &hosts[0], "foo", &[])?;
-    let containers: Vec<Container> = one_on_each(&hosts, "foo", &[])?;
-    let member = GroupSocket::open(&containers[1], true, 5001)?;
-    member.join("224.1.1.1".parse()?, Sources::All)?;
-    let options = ["--from", &containers[0].name, "--to", &containers[1].name, GROUP];
+    let _secret = Network::create(cluster, &hosts[0], "secret", &["--opt", "encrypted"])?;
+    let mut ends = BTreeMap::new();
+    for name in ["foo", "secret"] {
+        let containers: Vec<Container> = one_on_each(&hosts, name, &[])?;
+        let member = GroupSocket::open(&containers[1], true, 5001)?;
+        member.join("224.1.1.1".parse()?, Sources::All)?;
+        ends.insert(name, (containers, member));
+    }
     await_carrying(&hosts)?;
-    ensure!(cause(&hosts[2], &options)?.is_none(), "{:?}", cause(&hosts[2], &options)?);
-    for [condition, said] in BLOCKED {
+    for blocked in &BLOCKED {
+        let (containers, _) = ends.get(blocked.network).context("containers")?;
+        let [from, to] = [&containers[0].name, &containers[1].name];
+        let options = ["--network", blocked.network, "--from", from, "--to", to, GROUP];
+        wait_until("nothing to be broken", SOON, || {
+            Ok(cause(&hosts[2], &options)?.is_none().then_some(()))
+        })?;
+        let Blocked { port, condition, said, tunnel, .. } = blocked;
         hosts[1].sh(&format!(
             "nft add table ip blocked && nft add chain ip blocked input '{{ type filter hook \
-             input priority 0; }}' && nft add rule ip blocked input ip saddr {} udp dport 7789 \
+             input priority 0; }}' && nft add rule ip blocked input ip saddr {} udp dport {port} \
              {condition} drop",
             hosts[0].address()
         ))?;
         let begin = Instant::now();
-        let text = format!("{said} {} sends through the tunnel", hosts[0].name());
+        let text = format!("{said} {} sends through {tunnel} ", hosts[0].name());
         for host in &hosts[..2] {
             wait_until(&format!("{} to know it", host.name()), SOON, || {
                 let status = status(host)?;
@@ -96,7 +155,8 @@ pub(crate) fn a_tunnel_that_does_not_carry(cluster: &mut Cluster) -> Result<()> 
                 Ok(is_said.then_some(()))
             })?;
         }
-        println!("{said}: known after {:?} of {KNOWN_WITHIN:?}", begin.elapsed());
+        println!("{said} {tunnel}: known after {:?} of {KNOWN_WITHIN:?}", begin.elapsed());
+        is_told_everywhere(&hosts, blocked, &text)?;
         ensure_named(&hosts, &options, &text).context("why")?;
         ensure!(
             status(&hosts[2])?["problems"].as_array().is_some_and(Vec::is_empty),
@@ -104,11 +164,36 @@ pub(crate) fn a_tunnel_that_does_not_carry(cluster: &mut Cluster) -> Result<()> 
             status(&hosts[2])?["problems"]
         );
         // The other direction carries.
-        let back = ["--from", &containers[1].name, "--to", &containers[0].name];
+        let back = ["--network", blocked.network, "--from", to, "--to", from];
         let found = cause(&hosts[2], &back)?;
         ensure!(found.is_none(), "the other direction: {found:?}");
         hosts[1].sh("nft delete table ip blocked")?;
         await_carrying(&hosts)?;
+    }
+    Ok(())
+}
+
+/// `hosts`, `doctor` and the metrics tell the blocked tunnel from the other one, and its port.
+fn is_told_everywhere(hosts: &[Host; 3], blocked: &Blocked, text: &str) -> Result<()> {
+    let [first, second, _] = hosts;
+    let rows = view(second, "hosts")?;
+    let mut rows = rows.as_array().context("a list")?.iter();
+    let row = rows.find(|row| row["name"] == *first.name()).context("a row")?;
+    let [broken, other] = blocked.fields;
+    ensure!(row[broken]["inbound"] != "carries" && row[broken]["outbound"] == "carries", "{row}");
+    ensure!(row[other]["inbound"] == "carries" && row[other]["outbound"] == "carries", "{row}");
+    let metrics = second.sh("busybox wget -q -O - http://127.0.0.1:7790/metrics")?;
+    for (field, up) in [(broken, 0), (other, 1)] {
+        let series =
+            format!("shoutd_{field}_up{{peer=\"{}\",direction=\"in\"}} {up}", first.name());
+        ensure!(metrics.lines().any(|line| line.starts_with(&series)), "{series}: {metrics}");
+    }
+    let doctor = second.run(["shoutdctl", "doctor"])?;
+    ensure!(doctor.stdout.contains(text), "{doctor}");
+    if blocked.condition.is_empty() {
+        let port = format!("UDP port {}", blocked.port);
+        let told = status(second)?["problems"].to_string();
+        ensure!(told.contains(&port), "{told}");
     }
     Ok(())
 }
@@ -121,7 +206,9 @@ fn await_carrying(hosts: &[Host]) -> Result<()> {
             let others = rows.as_array().context("a list")?.iter();
             let mut others = others.filter(|row| row["this_host"] == false);
             let carries = others.all(|row| {
-                row["tunnel"]["inbound"] == "carries" && row["tunnel"]["outbound"] == "carries"
+                ["tunnel", "encrypted_tunnel"].into_iter().all(|tunnel| {
+                    row[tunnel]["inbound"] == "carries" && row[tunnel]["outbound"] == "carries"
+                })
             });
             Ok(carries.then_some(()))
         })?;

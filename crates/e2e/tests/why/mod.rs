@@ -1,6 +1,7 @@
 //! What the checks share.
 
 pub(crate) mod doctor;
+pub(crate) mod encryption;
 pub(crate) mod faults;
 pub(crate) mod hosts;
 pub(crate) mod network;
@@ -22,8 +23,9 @@ pub(crate) const GROUP: &str = "224.1.1.1:5001";
 
 /// What `shoutdctl why` with these options names first, as text; `None` if nothing is broken.
 pub(crate) fn cause(asked: &Host, options: &[&str]) -> Result<Option<String>> {
-    let command = ["shoutdctl", "why", "--json", "--network", "foo"];
-    let output = asked.run(command.iter().chain(options))?;
+    let network = if options.contains(&"--network") { &[][..] } else { &["--network", "foo"] };
+    let command = ["shoutdctl", "why", "--json"].iter().chain(network);
+    let output = asked.run(command.chain(options))?;
     let found: Value = serde_json::from_str(&output.stdout)
         .with_context(|| format!("shoutdctl why {} {output}", options.join(" ")))?;
     let findings = found["findings"].as_array().context("findings")?;

@@ -52,7 +52,7 @@ impl Way<'_> {
         trace(&self.hosts[2], &[&ends, more].concat())
     }
 
-    fn ensure_stops(&self, more: &[&str], expected: &str) -> Result<()> {
+    pub(crate) fn ensure_stops(&self, more: &[&str], expected: &str) -> Result<()> {
         let found = self.trace(more)?;
         let cause = found.cause.as_deref().unwrap_or("nothing");
         ensure!(cause.contains(expected), "{cause:?}, not {expected:?}: {:?}", found.counts);

@@ -19,7 +19,7 @@ const LENGTH_MAX: u64 = 1000;
 const AROUND: u64 = 20 + 8 + 8 + 14;
 
 /// What `shoutdctl ping` with these options finds.
-fn ping(asked: &Host, options: &[&str]) -> Result<Value> {
+pub(crate) fn ping(asked: &Host, options: &[&str]) -> Result<Value> {
     let output = asked.run(["shoutdctl", "ping", "--json"].iter().chain(options))?;
     let found: Value = serde_json::from_str(&output.stdout)
         .with_context(|| format!("shoutdctl ping {}: {output}", options.join(" ")))?;
@@ -39,7 +39,7 @@ fn pair<'a>(found: &'a Value, from: &Host, to: &Host) -> Result<&'a Value> {
     pairs.find(wanted).with_context(|| format!("{} to {}: {found}", from.name(), to.name()))
 }
 
-fn all_arrive(found: &Value) -> bool {
+pub(crate) fn all_arrive(found: &Value) -> bool {
     let arrived = |pair: &Value| pair["received"] == pair["sent"] && pair["duplicates"] == 0;
     found["problems"].as_array().is_some_and(Vec::is_empty)
         && found["pairs"].as_array().is_some_and(|pairs| pairs.iter().all(arrived))
