@@ -97,10 +97,7 @@ impl Daemon {
     ) -> Result<Self> {
         let (arguments, directories) = (&configuration.start, &configuration.directories);
         let capabilities = capabilities(arguments)?;
-        let wireguard = arguments.wireguard.unwrap_or_default();
-        if arguments.encrypt == Some(Encrypt::Always) || wireguard != WireguardChoice::Auto {
-            check_wireguard(wireguard)?;
-        }
+        let wireguard = wireguard(arguments)?;
         let interface = underlay::await_interface(&wanted.choice, wanted.is_remembered).await?;
         let choice = wanted.choice.clone();
         let resolved = wanted.at(interface.network.addr())?;
@@ -138,15 +135,8 @@ impl Daemon {
             identity,
             TlsConnector::new(credentials.clone(), Trust::Cluster, address.ip())?,
         );
-        let consensus_settings = ConsensusSettings { advertise: address, name: name.clone() };
-        let consensus =
-            Consensus::start_prepared(store, consensus_settings, peers.clone(), |cluster| {
-                // Credentials that the cluster agreed on while this host was down, or before a
-                // crash, count from the first call on. An expired certificate would be refused.
-                authority::trust_agreed(cluster, &credentials);
-                renewal::renew_now(cluster, &credentials);
-            });
-        let consensus = Arc::new(consensus.await?);
+        let settings = ConsensusSettings { advertise: address, name: name.clone() };
+        let consensus = start_consensus(store, settings, peers.clone(), &credentials).await?;
         let engine = EngineClient::new(&arguments.docker_socket);
         Ok(Self {
             name,
@@ -188,11 +178,9 @@ impl Daemon {
     ) -> Result<(Services, Owners)> {
         let meters = Meters::default();
         let me = self.consensus.identity().host();
-        let wish = self.encrypt.clone();
-        let agreement =
-            Agreement::new(me, self.consensus.clone(), member, wish.clone(), meters.clone());
-        let wireguard = (self.wireguard, self.tunnel_end.port);
-        let encrypt = Arc::new(DefaultEncryption::new(agreement.clone(), wish, wireguard));
+        let (consensus, wish) = (self.consensus.clone(), self.encrypt.clone());
+        let agreement = Agreement::new(me, consensus, member, wish, meters.clone());
+        let encrypt = self.default_encryption(&agreement);
         let observer = Arc::new(meters.clone());
         let reconciler = Reconciler::spawn_observed(kernel, self.capabilities.tier, observer)
             .context("cannot start the data plane's thread")?;
@@ -212,14 +200,9 @@ impl Daemon {
         );
         let plane = Arc::new(plane);
         let events = Arc::new(Events::open(&self.data_directory));
-        let tunnel_keys = TunnelKeys::new(
-            keys,
-            agreement.clone(),
-            plane.clone(),
-            self.peers.clone(),
-            events.clone(),
-        );
         let (local, peers) = (self.local.clone(), self.peers.clone());
+        let tunnel_keys =
+            TunnelKeys::new(keys, agreement.clone(), plane.clone(), peers.clone(), events.clone());
         let advertiser = Advertiser::new(
             agreement.clone(),
             local,
@@ -266,6 +249,12 @@ impl Daemon {
         Ok((services, Owners { applier, pending_claims }))
     }
 
+    /// Follows whether the cluster encrypts new networks by default.
+    fn default_encryption(&self, agreement: &Agreement) -> Arc<DefaultEncryption> {
+        let wireguard = (self.wireguard, self.tunnel_end.port);
+        Arc::new(DefaultEncryption::new(agreement.clone(), self.encrypt.clone(), wireguard))
+    }
+
     /// Follows the cluster's certificate authority.
     pub(super) fn authority_keeper(&self, services: &Services) -> AuthorityKeeper {
         let (credentials, peers) = (self.credentials.clone(), self.peers.clone());
@@ -300,6 +289,30 @@ impl Daemon {
             membership,
         }
     }
+}
+
+/// Starts the Raft node. Credentials that the cluster agreed on while this host was down, or before a
+/// crash, count from its first call on. An expired certificate would be refused.
+async fn start_consensus(
+    store: Store,
+    settings: ConsensusSettings,
+    peers: Client,
+    credentials: &CredentialStore,
+) -> Result<Arc<Consensus>> {
+    let consensus = Consensus::start_prepared(store, settings, peers, |cluster| {
+        authority::trust_agreed(cluster, credentials);
+        renewal::renew_now(cluster, credentials);
+    });
+    Ok(Arc::new(consensus.await?))
+}
+
+/// The WireGuard that the user chose. Whoever needs one must be able to have it.
+fn wireguard(arguments: &StartArguments) -> Result<WireguardChoice> {
+    let wireguard = arguments.wireguard.unwrap_or_default();
+    if arguments.encrypt == Some(Encrypt::Always) || wireguard != WireguardChoice::Auto {
+        check_wireguard(wireguard)?;
+    }
+    Ok(wireguard)
 }
 
 /// What the kernel can do, with the way of replication that the user chose.

@@ -145,7 +145,7 @@ impl AuthorityKeeper {
             let next = async {
                 tokio::select! {
                     changed = agreed.changed() => if changed.is_err() {
-                        std::future::pending().await
+                        std::future::pending::<()>().await;
                     },
                     () = tokio::time::sleep(RETRY) => {}
                 }

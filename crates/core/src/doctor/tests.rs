@@ -230,8 +230,8 @@ fn each_fault_of_a_new_host_is_found() {
 }
 
 #[test]
-fn each_fault_of_a_member_is_found() {
-    let cases: [Fault; 13] = [
+fn each_fault_of_encryption_is_found() {
+    let cases: [Fault; 4] = [
         (
             |facts| {
                 encrypts(facts);
@@ -272,6 +272,18 @@ fn each_fault_of_a_member_is_found() {
             Level::Error,
             "cannot encrypt",
         ),
+    ];
+    for (change, check, level, words) in cases {
+        let mut facts = member();
+        facts.disks[0].holds_state = true;
+        change(&mut facts);
+        ensure_only(&facts, check, level, words);
+    }
+}
+
+#[test]
+fn each_fault_of_a_member_is_found() {
+    let cases: [Fault; 9] = [
         (
             |facts| daemon(facts).hosts[1].reachable = false,
             Check::Peers,

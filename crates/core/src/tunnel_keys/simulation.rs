@@ -314,7 +314,7 @@ impl World {
                 self.suffer(*fault);
             }
             // The daemons' seconds begin at different moments.
-            if self.now % 1000 == 0 {
+            if self.now.is_multiple_of(1000) {
                 self.tick(LEADER);
             }
             if self.now % 1000 == 500 {

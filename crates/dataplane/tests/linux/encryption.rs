@@ -10,6 +10,7 @@ use shoutd_core::cluster::TunnelKey;
 use shoutd_core::encryption::WireguardChoice;
 use shoutd_core::limits::ENCRYPTION_PORT;
 use shoutd_core::plane::{EncryptedPeer, EncryptedUnderlay, EncryptionWanted, encrypted_address};
+use shoutd_core::tunnel_keys::PresharedKey;
 use shoutd_core::{ClusterId, HostId};
 use shoutd_dataplane::{EncryptionSetup, NoWireguard, WireguardTier, check_wireguard};
 use shoutd_netlink::wireguard::PrivateKey;
@@ -60,7 +61,10 @@ fn underlay(own: u8, hosts: &[(u8, IpAddr, u16)]) -> EncryptionWanted {
         if *number == own {
             port = *of_host;
         } else {
-            peers.insert(public_key(*number), EncryptedPeer { address: inner, endpoint });
+            // The hosts' real keys differ from pair to pair.
+            let preshared_key = PresharedKey::new(&[7; 32]);
+            let peer = EncryptedPeer { address: inner, endpoint, preshared_key };
+            peers.insert(public_key(*number), peer);
         }
     }
     let IpAddr::V6(address) = inner(own) else { panic!("it has an IPv6 address") };

@@ -53,5 +53,5 @@ fn probes_of_both_sizes_reach_the_other_host_and_no_container_sees_or_forges_one
     let probes_seen = seen.iter().filter(|frame| is_probe(frame) && !is_forged(frame));
     assert_eq!(probes_seen.count(), 0, "a container got a probe");
     let received = probes.iter().flat_map(TunnelProbes::received);
-    assert!(!received.into_iter().any(|content| content.starts_with(b"forged")));
+    assert!(!received.into_iter().any(|(_, content)| content.starts_with(b"forged")));
 }
