@@ -7,6 +7,7 @@ mod cluster;
 mod container;
 mod datagrams;
 mod kernel;
+mod largest;
 mod network;
 mod numbered;
 mod sockets;
@@ -22,6 +23,7 @@ pub use cluster::{Cluster, await_network, await_no_network, ensure_runs, live_re
 pub use container::{Container, WITH_IPV6, one_on_each, run_once, takes_sysctls_with_network};
 pub use datagrams::{Datagrams, all_receive_from_all, start_receiver};
 pub use kernel::{left_in_kernel, segments};
+pub use largest::carries_up_to;
 pub use network::Network;
 pub use numbered::{Numbered, NumberedReceiver};
 pub use sockets::{GroupSocket, Sources, inside_host};

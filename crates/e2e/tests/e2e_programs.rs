@@ -42,9 +42,12 @@ fn main() -> ExitCode {
             Ok(cluster)
         },
         &[
-            ("keepalived with a virtual MAC address", |cluster| keepalived(cluster, true)),
+            ("keepalived with a virtual MAC address", |cluster| keepalived(cluster, true, "false")),
             ("keepalived with the interface's own MAC address", |cluster| {
-                keepalived(cluster, false)
+                keepalived(cluster, false, "false")
+            }),
+            ("keepalived with a virtual MAC address on an encrypted network", |cluster| {
+                keepalived(cluster, true, "true")
             }),
             ("ucarp", ucarp),
             ("avahi finds services on other hosts, by IPv4 and IPv6", avahi),
@@ -171,9 +174,10 @@ fn run_keepalived(container: &Container, priority: u8, use_vmac: bool) -> Result
 }
 
 /// VRRP (RFC 5798): the master is killed, the backup takes over; the master comes back.
-fn keepalived(cluster: &mut Cluster, use_vmac: bool) -> Result<()> {
+fn keepalived(cluster: &mut Cluster, use_vmac: bool, encrypted: &str) -> Result<()> {
     let [first, second, third] = cluster.three()?;
-    let options = ["--subnet=10.124.0.0/24", "--ipv6", "--subnet=fd00:124::/64"];
+    let encrypted = format!("--opt=encrypted={encrypted}");
+    let options = [&encrypted, "--subnet=10.124.0.0/24", "--ipv6", "--subnet=fd00:124::/64"];
     let _network = Network::create(cluster, &first, "foo", &options)?;
     let (master, backup) = (start(&first, &[])?, start(&second, &[])?);
     let client = Container::start(&third, "foo", &[])?;

@@ -8,7 +8,7 @@ use shoutd_e2e::swarm::{
     SWARMS_PATIENCE, await_forgotten, await_tasks, begin_swarm, create_network, create_service,
     end_swarm, receive_from_each_other, remove_network, remove_service, row,
 };
-use shoutd_e2e::{Cluster, Network, SOON, run_checks};
+use shoutd_e2e::{Capture, Cluster, Frame, Network, SOON, run_checks};
 use shoutd_lab::{Host, wait_until};
 
 fn main() -> ExitCode {
@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         },
         &[
             ("--subnet, --gateway, --internal, --label", network_options),
+            ("an encrypted network", encrypted),
             ("what cannot be is refused, and said", refused),
             ("published ports, more and fewer tasks, updates, other nodes", services_change),
             ("networks of a Swarm that is dissolved", dissolved),
@@ -50,6 +51,25 @@ fn network_options(cluster: &mut Cluster) -> Result<()> {
     remove_service(manager, "s")?;
     drop(tasks);
     remove_network(manager, &hosts, "bar")
+}
+
+fn encrypted(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let [manager, worker, _] = &hosts;
+    create_network(manager, "vault", &["--opt=encrypted"])?;
+    create_service(manager, "s", "vault", &["--mode=global"])?;
+    let tasks = await_tasks(manager, &hosts, "s", 3)?;
+    let row = row(worker, "vault")?.context("vault in shoutdctl networks")?;
+    ensure!(row["swarm"] == true && row["encrypted"] == true, "{row}");
+    let capture = Capture::of_underlay(worker)?;
+    receive_from_each_other(&tasks)?;
+    let frames = capture.stop()?;
+    ensure!(!frames.is_empty(), "nothing passed the underlay");
+    let plain = frames.iter().filter_map(Frame::tunnelled).count();
+    ensure!(plain == 0, "{plain} packets passed in the clear");
+    remove_service(manager, "s")?;
+    drop(tasks);
+    remove_network(manager, &hosts, "vault")
 }
 
 /// The Swarm accepts the command and then gives the network no tasks; the manager's events show

@@ -10,7 +10,7 @@ use std::thread;
 use anyhow::{Result, bail, ensure};
 use shoutd_e2e::{
     BOTH, Capture, Cluster, Container, Frame, GroupSocket, Network, SOON, Sources, Stream,
-    WITH_IPV6, await_members, one_on_each, run_groups, status,
+    WITH_IPV6, await_members, carries_up_to, one_on_each, run_groups, status,
 };
 use shoutd_lab::{Host, wait_until};
 
@@ -56,6 +56,7 @@ fn main() -> ExitCode {
             },
             &[
                 ("multicast over IPv6", multicast),
+                ("an encrypted network over IPv6", encrypted),
                 ("each way of replication over IPv6", ways),
                 ("the MTU follows, IPv6", |cluster| mtu_follows(cluster, OVERHEAD_IPV6)),
             ],
@@ -93,6 +94,17 @@ fn multicast(cluster: &mut Cluster) -> Result<()> {
     let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
     all_receive(&containers, BOTH)?;
     containers[2].ping(&containers[0].address("foo")?.to_string())
+}
+
+fn encrypted(cluster: &mut Cluster) -> Result<()> {
+    let hosts = cluster.three()?;
+    let network = Network::create(cluster, &hosts[0], "foo", &["--opt=encrypted"])?;
+    let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
+    all_receive(&containers, BOTH)?;
+    // Of 1500 octets, WireGuard over IPv6 takes 80, and VXLAN over IPv6 takes 70.
+    carries_up_to(1350, &containers[2], &containers[0], "foo")?;
+    drop(containers);
+    network.remove_on(&hosts[1])
 }
 
 /// A host sends by each tier: a member receives all, and another host is sent the packets only by
