@@ -1,6 +1,7 @@
 //! `shoutdctl stop`.
 
-use std::path::PathBuf;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -9,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use shoutd_cli::{DOCKER_SOCKET, Directories};
+use shoutd_core::last_run::LAST_RUN_FILE;
 use shoutd_core::view::{Done, Status};
 use tokio::time::{Instant, sleep};
 
@@ -69,7 +71,8 @@ async fn engine(directories: &Directories) -> PathBuf {
 async fn leave(directories: &Directories) -> Result<()> {
     let pid =
         control::daemon(directories).await.context("only a running host can leave the cluster")?;
-    let socket = engine(directories).await;
+    let status = control::get::<Status>(directories, "/v1/status").await?;
+    let socket = status.docker_socket;
     let is_contained = container::runs(&socket, pid).await;
     if is_contained {
         // Otherwise the engine would start it again when it has left, with its first arguments.
@@ -84,12 +87,25 @@ async fn leave(directories: &Directories) -> Result<()> {
     if is_contained {
         container::remove(&socket).await?;
     }
+    remove_directories(directories, &status.data_directory);
     println!("{}; shoutd has stopped", done.message);
     match Systemd::of_this_host() {
         Some(systemd) => {
             systemd.uninstall().await.context("systemd still starts shoutd when this host boots")
         }
         None => Ok(()),
+    }
+}
+
+/// Removes the directories of a host that has left. A mount point stays, and so does what is not
+/// empty.
+fn remove_directories(directories: &Directories, data: &Path) {
+    let _ = fs::remove_file(directories.control_socket());
+    let _ = fs::remove_file(directories.run_dir.join(LAST_RUN_FILE));
+    let within = fs::read_dir(data).into_iter().flatten().flatten().map(|entry| entry.path());
+    let own = [data.to_owned(), directories.run_dir.clone()];
+    for directory in within.chain(own) {
+        let _ = fs::remove_dir(directory);
     }
 }
 

@@ -87,8 +87,11 @@ fn life(cluster: &mut Cluster) -> Result<()> {
     let [last, others @ ..] = &hosts;
     for host in others {
         host.sh("shoutdctl stop --leave")?;
-        let files = host.sh("find /var/lib/shoutd /run/netns -type f")?;
-        ensure!(files.is_empty(), "{} still has {files}", host.name());
+        let left =
+            host.sh("find /var/lib/shoutd /run/shoutd /run/netns -type f 2>/dev/null || true")?;
+        ensure!(left.is_empty(), "{} still has {left}", host.name());
+        let networks = host.docker(["network", "ls", "--format", "{{.Name}}"])?;
+        ensure!(!networks.contains("shoutd"), "{} still has {networks}", host.name());
     }
     // The only host of a cluster cannot leave it.
     let refused = last.run(["shoutdctl", "stop", "--leave"])?;

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use shoutd_core::view::Membership;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::app::services::Services;
 use crate::docker::mirrors::Mirrors;
@@ -119,6 +119,11 @@ impl Leaving {
             .consensus()
             .remove_host(self.services.agreement.me, REMOVAL_DEADLINE)
             .await;
-        removed.map(|_| ()).context("this host was not removed from the cluster")
+        removed.context("this host was not removed from the cluster")?;
+        // A host that has left cannot return, so this is no reason to fail.
+        if let Err(error) = self.services.engine.remove_way_out().await {
+            warn!("the way-out bridge stays: {error}");
+        }
+        Ok(())
     }
 }

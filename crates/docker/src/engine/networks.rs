@@ -234,6 +234,23 @@ impl EngineClient {
         Ok(GatewayBridge { network: self.existing(which).await?, created })
     }
 
+    /// Removes the way out of shoutd's networks, unless it is a user's own network of that name or
+    /// a container is attached to it.
+    ///
+    /// # Errors
+    /// As [`networks`](Self::networks).
+    pub async fn remove_way_out(&self) -> Result<(), EngineError> {
+        let network = self.named(LeadingOut::Shoutd).await?;
+        let Some(network) = network.filter(DockerNetwork::leads_out_for_shoutd) else {
+            return Ok(());
+        };
+        match self.remove_network(&network.id).await {
+            Ok(())
+            | Err(RemoveNetworkError::NotFound { .. } | RemoveNetworkError::InUse { .. }) => Ok(()),
+            Err(RemoveNetworkError::Engine(error)) => Err(error),
+        }
+    }
+
     /// Whether we created the network, and not another process at the same time.
     fn was_created(
         &self,
