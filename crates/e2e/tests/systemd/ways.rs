@@ -77,10 +77,9 @@ pub fn leave([first, second]: [&VirtualHost; 2]) -> Result<()> {
     }
     await_true(first, "shoutdctl network rm foo")?;
     second.sh("shoutdctl stop --leave")?;
-    second.sh(
-        "docker images --quiet shoutd | xargs --no-run-if-empty docker rmi; rm -rf /root/archive \
-         /root/*.deb /root/*.tar.gz /usr/local/bin/shoutdctl",
-    )?;
+    second
+        .sh("docker images --quiet shoutd | xargs --no-run-if-empty docker rmi --force; rm -rf \
+         /root/archive /root/*.deb /root/*.tar.gz /usr/local/bin/shoutdctl")?;
     let left = second.sh(&format!(
         "find {AUDITED} -xdev -iname '*shout*'; ip netns; ip -oneline link | grep -i shout; nft \
          list ruleset | grep -i shout; docker network ls --quiet --filter driver=shoutd; docker ps \
