@@ -20,9 +20,9 @@ pub const PRESHARED_KEY_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// Prometheus assigns to exporters and which is full.
 pub const METRICS_PORT: u16 = 7790;
 
-/// Networks of a host with metrics of their own. Each has some thirty series, in all 1.5 MB of text
-/// with names of usual length.
-pub const METERED_NETWORKS_MAX: usize = 500;
+/// Networks of a host with metrics of their own. Each has some thirty series. With those of the
+/// peers and names of usual length, the text stays below 2 MiB.
+pub const METERED_NETWORKS_MAX: usize = 400;
 
 /// Hosts per cluster. Head-end replication with one FDB entry per host and network works well past
 /// this.

@@ -70,7 +70,8 @@ impl GroupFilter {
         self.socket.rest();
     }
 
-    /// Reads the filter at this port.
+    /// Reads the filter at this port. If the kernel enlarges a set at the same moment, some of its
+    /// groups can be missing.
     pub fn read(&mut self, port: &str) -> Result<Filtering, Error> {
         self.try_read(port).map_err(|fault| fault.during("read the nf_tables group filter"))
     }

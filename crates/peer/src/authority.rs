@@ -279,8 +279,8 @@ impl Prepared {
     }
 }
 
-/// The authorities and hosts in agreed state. A damaged certificate is left out: nothing is accepted
-/// from its authority.
+/// The authorities and hosts in agreed state. A damaged certificate is left out: nothing is
+/// accepted from its authority.
 pub fn agreed_authorities(cluster: &cluster::Cluster) -> Agreed<AuthorityCertificate> {
     let read = |digits: &String| {
         let certificate = from_hex(digits).ok()?;

@@ -23,8 +23,8 @@ pub struct Peer {
     pub key: PublicKey,
     /// The host that the key belongs to.
     pub host: HostId,
-    /// Whether it belongs to this host's cluster: the authority that certifies it. If not, why we do
-    /// not trust it.
+    /// Whether it belongs to this host's cluster: the authority that certifies it. If not, why we
+    /// do not trust it.
     pub membership: Result<Fingerprint, Distrust>,
 }
 

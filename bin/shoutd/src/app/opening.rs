@@ -291,8 +291,8 @@ impl Daemon {
     }
 }
 
-/// Starts the Raft node. Credentials that the cluster agreed on while this host was down, or before a
-/// crash, count from its first call on. An expired certificate would be refused.
+/// Starts the Raft node. Credentials that the cluster agreed on while this host was down, or before
+/// a crash, count from its first call on. An expired certificate would be refused.
 async fn start_consensus(
     store: Store,
     settings: ConsensusSettings,

@@ -102,8 +102,8 @@ impl<'de> Deserialize<'de> for TunnelKey {
 
 impl Command {
     /// The lowest version of agreed state whose builds apply this command. Older ones must not
-    /// skip it: they would take an encrypted network for a plain one, or trust an authority that was
-    /// replaced.
+    /// skip it: they would take an encrypted network for a plain one, or trust an authority that
+    /// was replaced.
     pub fn state_version(&self) -> u32 {
         let is_new = match self {
             Self::CreateNetwork { settings, .. } => requests_encryption(&settings.options),

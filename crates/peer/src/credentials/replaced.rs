@@ -154,7 +154,10 @@ impl CredentialStore {
             self.adopt_next()?;
         }
         let path = self.directory.join(FORMER_FILE);
-        let sections = sections(&path)?.unwrap_or_default();
+        let Some(sections) = sections(&path)? else { return Ok(()) };
+        if sections.is_empty() {
+            return Err(damaged(&path, "it has no PEM section"));
+        }
         let mut former = Vec::new();
         for pair in sections.chunks(2).take(FORMER_AUTHORITIES_MAX) {
             let [certificate, authority] = pair else {
