@@ -17,8 +17,8 @@ pub struct Remove {
     /// the others
     #[arg(long)]
     force: bool,
-    /// Replace the cluster's certificate authority as well: what is on the host's disk is then of
-    /// no use to anybody. All tokens are revoked
+    /// Replace the cluster's certificate authority as well, so that the keys on the host's disk are
+    /// useless. All tokens are revoked
     #[arg(long)]
     revoke: bool,
 }

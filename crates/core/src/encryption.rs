@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::limits::{ENCRYPTION_PORT, PORT};
 use crate::plane::requests_encryption;
 
-/// Text that is none of the names of a setting's values.
+/// A text that names no value of the setting.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("give {0}")]
 pub struct UnknownValue(&'static str);

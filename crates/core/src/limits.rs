@@ -22,7 +22,7 @@ pub const METRICS_PORT: u16 = 7790;
 
 /// Networks of a host with metrics of their own. Each has some thirty series. With those of the
 /// peers and names of usual length, the text stays below 2 MiB.
-pub const METERED_NETWORKS_MAX: usize = 400;
+pub const METERED_NETWORKS_MAX: usize = 500;
 
 /// Hosts per cluster. Head-end replication with one FDB entry per host and network works well past
 /// this.

@@ -53,10 +53,6 @@ pub struct WireguardReading {
 pub struct Session {
     /// How long ago the last handshake was completed; `None` if there was none.
     pub handshake_ago: Option<Duration>,
-    /// Octets that were received and found authentic.
-    pub received: u64,
-    /// Octets that were sent.
-    pub sent: u64,
 }
 
 impl Session {
@@ -152,8 +148,8 @@ impl Sessions {
         Some(PeerWireguard { port, handshake_ago })
     }
 
-    /// What lasts, one line each. `told` are the hosts of which another line says that they are not
-    /// reached.
+    /// The lacks that have lasted for [`SESSION_GRACE`], one line each. A host in `told` gets no
+    /// line for its missing session: another problem already says that it is not reached.
     pub fn problems(
         &self,
         cluster: &Cluster,
@@ -211,7 +207,7 @@ mod tests {
         TunnelKey::new([u8::try_from(number).unwrap(); 32])
     }
 
-    /// Two hosts, of which these have published their ends.
+    /// A cluster of two hosts. Those in `ends` have published their ends.
     fn cluster(ends: &[u64]) -> Cluster {
         let mut cluster = Cluster::default();
         for number in [ME, PEER] {
@@ -230,7 +226,7 @@ mod tests {
 
     /// A device whose only peer had its last handshake so many seconds ago.
     fn device(ago: Option<u64>) -> Option<WireguardReading> {
-        let session = Session { handshake_ago: ago.map(Duration::from_secs), received: 1, sent: 2 };
+        let session = Session { handshake_ago: ago.map(Duration::from_secs) };
         Some(WireguardReading { tier: "kernel", peers: [(key(PEER), session)].into() })
     }
 

@@ -44,15 +44,15 @@ impl<A> Default for Agreed<A> {
     }
 }
 
-/// From whom certificates of an authority are accepted.
+/// Which hosts may show a certificate of an authority.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Accepted {
-    /// From every host: the authority certifies only hosts that the cluster admits.
+    /// Every host: the authority certifies only hosts that the cluster admits.
     FromAll,
-    /// From hosts that agreed state names: somebody else may have the authority's key.
+    /// Hosts in agreed state only: a thief may have the authority's key.
     FromMembers,
-    /// From nobody: the authority is another cluster's.
-    FromNobody,
+    /// No host: the authority is another cluster's.
+    FromNone,
 }
 
 impl<A: PartialEq> Authorities<A> {
@@ -63,7 +63,7 @@ impl<A: PartialEq> Authorities<A> {
         current.as_ref().is_some_and(|current| *current != self.own) && !former.contains(&self.own)
     }
 
-    /// From whom this host accepts certificates of an authority.
+    /// Which hosts may show this host a certificate of an authority.
     pub fn accepted(&self, issuer: &A) -> Accepted {
         let Agreed { current, former, .. } = &self.agreed;
         let is_current = current.as_ref() == Some(issuer);
@@ -75,7 +75,7 @@ impl<A: PartialEq> Authorities<A> {
         } else if is_current || former.contains(issuer) {
             Accepted::FromMembers
         } else {
-            Accepted::FromNobody
+            Accepted::FromNone
         }
     }
 
@@ -84,7 +84,7 @@ impl<A: PartialEq> Authorities<A> {
         match self.accepted(issuer) {
             Accepted::FromAll => true,
             Accepted::FromMembers => self.agreed.members.contains(&host),
-            Accepted::FromNobody => false,
+            Accepted::FromNone => false,
         }
     }
 

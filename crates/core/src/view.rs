@@ -87,8 +87,8 @@ pub struct RemoveHost {
     /// request.
     #[serde(default)]
     pub force: bool,
-    /// Whether to replace the certificate authority too, so that the keys on the host's disk are of
-    /// no use to anybody.
+    /// Whether to replace the certificate authority too, so that the keys on the host's disk are
+    /// useless.
     #[serde(default)]
     pub revoke: bool,
 }

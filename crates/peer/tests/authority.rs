@@ -1,5 +1,5 @@
-//! A cluster replaces its certificate authority: its members go on, and whoever has the former
-//! one's key gets nowhere. Over real connections on loopback.
+//! A cluster replaces its certificate authority. Its members stay connected, and certificates that
+//! a thief issues with the former authority's key are refused. Over real connections on loopback.
 
 #[cfg(test)]
 #[allow(dead_code, reason = "shared with other tests")]

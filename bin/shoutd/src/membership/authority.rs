@@ -173,7 +173,7 @@ impl AuthorityKeeper {
         if before != now {
             let text = format!(
                 "this host has a certificate from the cluster's new authority, with fingerprint \
-                 {now}; the former one, {before}, admits nobody any longer"
+                 {now}; the former one, {before}, no longer admits hosts"
             );
             self.events.note(EventKind::AuthorityReplaced, "certificate", &text);
         }

@@ -8,7 +8,6 @@ use prometheus_client::encoding::{
 };
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Unit;
-use shoutd_core::sessions::Session;
 use shoutd_core::traffic::Traffic;
 use shoutd_core::tunnel::Carriage;
 
@@ -90,18 +89,6 @@ const PEER_GAUGES: [PeerGauge; 4] = [
         "wireguard_handshake_age_seconds",
         "Time since the last WireGuard handshake with the peer; from 180 on there is no session",
         |peer| Some(peer.session?.handshake_ago?.as_secs_f64()),
-    ),
-];
-
-/// A counter of WireGuard's session with each peer.
-type SessionCounter = (&'static str, &'static str, fn(&Session) -> u64);
-
-const SESSION_COUNTERS: [SessionCounter; 2] = [
-    ("wireguard_sent_bytes", "Octets that WireGuard sent to the peer", |session| session.sent),
-    (
-        "wireguard_received_bytes",
-        "Octets that WireGuard received from the peer and found authentic",
-        |session| session.received,
     ),
 ];
 
@@ -308,13 +295,6 @@ impl Snapshot {
         }
         for tunnel in PEER_TUNNELS {
             self.encode_tunnels(families, tunnel)?;
-        }
-        for (name, help, read) in SESSION_COUNTERS {
-            let rows = self
-                .peers
-                .iter()
-                .filter_map(|peer| Some((of_peer(peer), read(peer.session.as_ref()?))));
-            families.counter(name, help, rows)?;
         }
         families.counter(
             "tunnel_probes_received",

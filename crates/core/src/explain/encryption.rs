@@ -1,6 +1,6 @@
 //! What is particular to encrypted networks: WireGuard, which is between VXLAN and the underlay.
 
-use super::{Answer, Case, Finding, HostFacts, Place, Station, Verdict};
+use super::{Answer, Case, Finding, HostFacts, Place, Station, Verdict, place_of_unseen};
 use crate::limits::PORT;
 use crate::plane::ENCRYPTED_NAMESPACE;
 use crate::tunnel::{Carriage, TunnelProblem, encrypted_tunnel_problem, tunnel_problem};
@@ -19,13 +19,12 @@ impl Case<'_> {
     ) -> Option<Finding> {
         let facts = answer.facts.as_ref().ok().filter(|facts| facts.containers.is_empty())?;
         let failure = facts.encryption.as_ref()?.failure.as_ref()?;
-        // If the user names both containers, they are on other hosts.
-        let matters = from.is_none() || !has_receiver;
+        let (station, verdict) = place_of_unseen(from, has_receiver);
         Some(Finding {
-            station: if from.is_none() { Station::SenderHost } else { Station::ReceiverHost },
+            station,
             host: answer.host.clone(),
             container: None,
-            verdict: if matters { Verdict::Broken } else { Verdict::Unknown },
+            verdict,
             text: format!(
                 "{} cannot encrypt, so no container of network {} can start there: {failure}",
                 answer.host, self.network

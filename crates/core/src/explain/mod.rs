@@ -293,16 +293,25 @@ fn open<'a>(asked: &AskWhy, network: &'a str, answers: &'a [Answer]) -> Result<O
     Ok((case, from, receivers))
 }
 
+/// Where a host is on the way, none of whose containers is seen, and the verdict on it. If both
+/// containers are on other hosts, this one does not matter.
+fn place_of_unseen(from: Option<Place<'_>>, has_receiver: bool) -> (Station, Verdict) {
+    match from {
+        None => (Station::SenderHost, Verdict::Broken),
+        Some(_) if !has_receiver => (Station::ReceiverHost, Verdict::Broken),
+        Some(_) => (Station::ReceiverHost, Verdict::Unknown),
+    }
+}
+
 /// The finding that a host does not answer. What its containers do is not known then.
 fn silent(answer: &Answer, from: Option<Place<'_>>, has_receiver: bool) -> Option<Finding> {
     let why = answer.facts.as_ref().err()?;
-    // If both containers are on hosts that answer, this one does not matter.
-    let matters = from.is_none() || !has_receiver;
+    let (station, verdict) = place_of_unseen(from, has_receiver);
     Some(Finding {
-        station: if from.is_none() { Station::SenderHost } else { Station::ReceiverHost },
+        station,
         host: answer.host.clone(),
         container: None,
-        verdict: if matters { Verdict::Broken } else { Verdict::Unknown },
+        verdict,
         text: format!(
             "shoutd on {} does not answer ({why}): it tells no other host what its containers \
              join, and learns nothing from them",

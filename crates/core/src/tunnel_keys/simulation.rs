@@ -188,7 +188,7 @@ impl World {
         if self.now.is_multiple_of(2000) {
             it.seen = it.handshake;
         }
-        // The clock's steps change what it thinks of the age.
+        // The daemon measures the age with its wall clock, which a step changes.
         let age = i64::try_from(self.now - it.seen).unwrap() + it.daemon.clock;
         let age = u64::try_from(age).map(Duration::from_millis).ok();
         if it.daemon.trial.decide(&it.disk, end == LEADER, age, mono) {

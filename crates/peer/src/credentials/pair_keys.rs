@@ -32,8 +32,8 @@ const DIGEST_OF: &[u8] = b"shoutd preshared key\0";
 /// Octets of a file at most, so that it is written without a copy in a buffer that grew.
 const FILE_OCTETS: usize = 1024;
 
-/// A preshared key as it is written to disk and sent to the other host of its pair. To nobody else:
-/// it has the key as text.
+/// A preshared key as text, for this host's disk and for the other host of the pair. It must go
+/// nowhere else.
 #[derive(Serialize, Deserialize)]
 pub struct RevealedKey {
     rotation: u64,

@@ -34,7 +34,7 @@ impl TunnelKeys {
         let mut tick = tokio::time::interval(PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut agreed, mut leading) = (self.agreement.watch(), JoinSet::new());
-        // The rotation of which an event was recorded.
+        // The last rotation that is in an event, and the state of the cluster at the last look.
         let (mut told, mut seen) = (None, None);
         loop {
             let is_time = tokio::select! {

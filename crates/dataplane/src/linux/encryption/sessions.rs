@@ -43,8 +43,7 @@ fn reading(tier: WireguardTier, device: &Device, now: SystemTime) -> WireguardRe
     let peers = device.peers.iter().map(|(key, peer)| {
         // A clock that was set back makes a handshake seem to be in the future.
         let ago = peer.last_handshake.map(|at| now.duration_since(at).unwrap_or_default());
-        let (received, sent) = (peer.received_octets, peer.sent_octets);
-        (TunnelKey::new(key.0), Session { handshake_ago: ago, received, sent })
+        (TunnelKey::new(key.0), Session { handshake_ago: ago })
     });
     WireguardReading { tier: tier.name(), peers: peers.collect() }
 }
