@@ -11,8 +11,8 @@ use shoutd_consensus::{Consensus, ConsensusStatus, Role, Settings, Store, StoreE
 use shoutd_core::cluster::{Cluster, Command, Pool, Settings as NetworkSettings};
 use shoutd_core::{ClusterId, HostId, NetworkId};
 use shoutd_peer::{
-    Client, CredentialStore, Credentials, Identity, Prepared, Secret, Server, TlsAcceptor,
-    TlsConnector, Trust,
+    BindError, Client, CredentialStore, Credentials, Identity, Prepared, Secret, Server,
+    TlsAcceptor, TlsConnector, Trust,
 };
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -101,8 +101,7 @@ impl Place {
         let store = Store::open(&self.directory, self.host)?;
         let identity = Identity::new(store.identity().host, store.identity().cluster);
         let client = client(&credentials, identity.clone(), address.ip());
-        let server =
-            Server::bind(address, identity, TlsAcceptor::new(credentials).unwrap()).unwrap();
+        let server = bind(address, &identity, &credentials).await;
         let settings = Settings { advertise: address, name };
         let consensus = Consensus::start_with(store, settings, client, patience).await?;
         let (stop, stopped) = oneshot::channel::<()>();
@@ -111,6 +110,24 @@ impl Place {
         }));
         Ok(Node { consensus, address, stop, serving })
     }
+}
+
+/// Binds the port, also after a host of this process has just closed it. A process that another
+/// test starts holds this process's file descriptors until its execve(2).
+async fn bind(address: SocketAddr, identity: &Identity, own: &Arc<CredentialStore>) -> Server {
+    let binding = async {
+        loop {
+            let acceptor = TlsAcceptor::new(Arc::clone(own)).unwrap();
+            match Server::bind(address, identity.clone(), acceptor) {
+                Err(BindError::PortInUse(_)) => {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                bound => return bound.unwrap(),
+            }
+        }
+    };
+    let bound = tokio::time::timeout(SOON, binding).await;
+    bound.unwrap_or_else(|_| panic!("{address} is never free"))
 }
 
 /// A running host.
