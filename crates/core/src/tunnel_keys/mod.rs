@@ -31,7 +31,7 @@ use std::time::Duration;
 
 pub use key::{Claim, KeyDigest, OCTETS, PairKey, PairKeys, PresharedKey};
 pub use rotation::{AskRotation, KeyRotation, progress};
-pub use trial::Trial;
+pub use trial::{Reading, Trial};
 
 use crate::HostId;
 use crate::limits::PRESHARED_KEY_AGE_MAX;

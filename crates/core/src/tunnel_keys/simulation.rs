@@ -9,8 +9,8 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::{
-    ASK_RETRY, Claim, KeyDigest, PairKey, PairKeys, PresharedKey, Standing, Step, Trial, next,
-    settles,
+    ASK_RETRY, Claim, KeyDigest, PairKey, PairKeys, PresharedKey, Reading, Standing, Step, Trial,
+    next, settles,
 };
 
 const LEADER: usize = 0;
@@ -18,6 +18,9 @@ const FOLLOWER: usize = 1;
 
 /// Milliseconds of a step.
 const STEP: u64 = 250;
+
+/// The time of day when a simulation begins, in milliseconds.
+const EPOCH: u64 = 1_000_000_000;
 
 /// What happens at a time, in seconds.
 #[derive(Debug, Clone, Copy)]
@@ -52,11 +55,14 @@ struct End {
     disk: PairKeys,
     daemon: Daemon,
     wireguard: Option<KeyDigest>,
-    /// Whether a handshake that it only answered seems to be one, as in gotatun.
-    counts_answers: bool,
+    /// Whether it is gotatun: a handshake that it only answered seems to be one, and it keeps the
+    /// age of a handshake instead of the time of day.
+    is_gotatun: bool,
     handshake: u64,
-    /// As the daemon saw it last: every two seconds.
-    seen: u64,
+    /// The time of day of the handshake.
+    told: Duration,
+    /// When it was, as the daemon saw it last: every two seconds. `None` before it looks.
+    seen: Option<Duration>,
 }
 
 impl End {
@@ -100,20 +106,21 @@ fn key(number: u64, rotation: u64, drawn: Duration) -> PairKey {
 }
 
 impl World {
-    fn new(initiator: usize, counts_answers: [bool; 2]) -> Self {
+    fn new(initiator: usize, are_gotatun: [bool; 2]) -> Self {
         let first = key(0, 0, Duration::from_secs(1_000_000));
         let disk = PairKeys { current: Some(first), other: None };
-        let end = |counts_answers| End {
+        let end = |is_gotatun| End {
             disk: disk.clone(),
             daemon: Daemon::default(),
             wireguard: disk.digest(),
-            counts_answers,
+            is_gotatun,
             handshake: 0,
-            seen: 0,
+            told: Duration::from_millis(EPOCH),
+            seen: None,
         };
         Self {
             now: 0,
-            ends: counts_answers.map(end),
+            ends: are_gotatun.map(end),
             initiator,
             session: 0,
             next_attempt: 120_000,
@@ -133,7 +140,7 @@ impl World {
 
     fn wall(&self, end: usize) -> Duration {
         let clock = self.ends[end].daemon.clock;
-        Duration::from_millis(1_000_000_000 + self.now).checked_add_signed(clock)
+        Duration::from_millis(EPOCH + self.now).checked_add_signed(clock)
     }
 
     fn handshake(&mut self) {
@@ -141,18 +148,23 @@ impl World {
             return;
         }
         self.next_attempt = self.now + 5_250;
-        let [leader, follower] = &mut self.ends;
-        if leader.wireguard == follower.wireguard {
-            (leader.handshake, follower.handshake) = (self.now, self.now);
+        if self.ends[LEADER].wireguard == self.ends[FOLLOWER].wireguard {
+            self.note_handshake(LEADER);
+            self.note_handshake(FOLLOWER);
             (self.session, self.failed, self.next_attempt) = (self.now, 0, self.now + 120_000);
             return;
         }
         self.failed += 1;
-        let responder = &mut self.ends[1 - self.initiator];
-        if responder.counts_answers {
-            responder.handshake = self.now;
+        let responder = 1 - self.initiator;
+        if self.ends[responder].is_gotatun {
+            self.note_handshake(responder);
             assert!(self.failed < 8, "{self:#?}");
         }
+    }
+
+    fn note_handshake(&mut self, end: usize) {
+        let (now, told) = (self.now, self.wall(end));
+        (self.ends[end].handshake, self.ends[end].told) = (now, told);
     }
 
     fn kill(&mut self, end: usize, seconds: u64) {
@@ -160,6 +172,7 @@ impl World {
             let clock = self.ends[end].daemon.clock;
             let back_at = Some(self.now + seconds * 1000);
             self.ends[end].daemon = Daemon { back_at, clock, ..Daemon::default() };
+            self.ends[end].seen = None;
         }
     }
 
@@ -183,31 +196,30 @@ impl World {
         if !self.ends[end].runs() {
             return;
         }
-        let mono = self.mono();
+        let (mono, wall) = (self.mono(), self.wall(end));
         let it = &mut self.ends[end];
-        if self.now.is_multiple_of(2000) {
-            it.seen = it.handshake;
+        if (self.now / 1000).is_multiple_of(2) || it.seen.is_none() {
+            let age = Duration::from_millis(self.now - it.handshake);
+            it.seen = Some(if it.is_gotatun { wall.saturating_sub(age) } else { it.told });
         }
-        // The daemon measures the age with its wall clock, which a step changes.
-        let age = i64::try_from(self.now - it.seen).unwrap() + it.daemon.clock;
-        let age = u64::try_from(age).map(Duration::from_millis).ok();
-        if it.daemon.trial.decide(&it.disk, end == LEADER, age, mono) {
+        let reading = Reading { handshake: it.seen, time_of_day: wall, now: mono };
+        if it.daemon.trial.decide(&it.disk, end == LEADER, reading) {
             it.disk = it.disk.swapped();
         }
         it.program();
         if end == LEADER {
-            self.lead(age);
+            self.lead();
         }
     }
 
-    fn lead(&mut self, session: Option<Duration>) {
+    fn lead(&mut self) {
         let leader = &self.ends[LEADER];
         let claim = leader.daemon.claim;
         let standing = Standing {
             keys: &leader.disk,
             programmed: leader.claim().programmed,
             claim: claim.map(|(claim, at)| (claim, Duration::from_millis(self.now - at))),
-            session,
+            session: leader.daemon.trial.session(self.mono()),
             rotation: self.rotation,
             now: self.wall(LEADER),
         };
@@ -306,6 +318,20 @@ impl World {
         }
     }
 
+    /// Lets these faults happen, and checks that the two ends have one key in the end.
+    fn run_to_the_end(&mut self, faults: &[(u64, Fault)]) {
+        self.run(faults, 3600);
+        // Armed faults never happened.
+        (self.kill, self.lose_answer) = (None, false);
+        self.run(&[], 1500);
+        let [leader, follower] = &self.ends;
+        assert_eq!(leader.disk, follower.disk, "{self:#?}");
+        assert!(leader.disk.other.is_none(), "{self:#?}");
+        assert_eq!(leader.disk.current.as_ref().unwrap().rotation, self.rotation);
+        assert_eq!(leader.wireguard, leader.disk.digest());
+        assert_eq!(follower.wireguard, leader.disk.digest());
+    }
+
     fn run(&mut self, faults: &[(u64, Fault)], seconds: u64) {
         let until = self.now + seconds * 1000;
         while self.now < until {
@@ -374,20 +400,40 @@ proptest! {
     #[test]
     fn no_session_ends_and_the_ends_agree_in_the_end(
         initiator in 0..2_usize,
-        counts_answers in any::<[bool; 2]>(),
+        are_gotatun in any::<[bool; 2]>(),
         faults in faults(),
     ) {
-        let mut world = World::new(initiator, counts_answers);
-        world.run(&faults, 3600);
-        // Armed faults never happened.
-        (world.kill, world.lose_answer) = (None, false);
-        world.run(&[], 1500);
-        let [leader, follower] = &world.ends;
-        prop_assert_eq!(&leader.disk, &follower.disk, "{:#?}", world);
-        prop_assert!(leader.disk.other.is_none(), "{:#?}", world);
-        prop_assert_eq!(leader.disk.current.as_ref().unwrap().rotation, world.rotation);
-        prop_assert_eq!(leader.wireguard, leader.disk.digest());
-        prop_assert_eq!(follower.wireguard, leader.disk.digest());
+        World::new(initiator, are_gotatun).run_to_the_end(&faults);
+    }
+}
+
+/// What the property above has found.
+#[test]
+fn a_clock_that_is_set_does_not_begin_a_trial() {
+    use Fault::{Kill, KillInOffer, Partition, Rotate, SetClock};
+    for (are_gotatun, faults) in [
+        (
+            [false, true],
+            &[
+                (4000, KillInOffer(LEADER, 1, 1)),
+                (4250, Partition(100)),
+                (4500, KillInOffer(LEADER, 1, 1)),
+                (6000, SetClock(LEADER, -15)),
+                (14_000, KillInOffer(LEADER, 0, 1)),
+                (14_250, Kill(LEADER, 137)),
+            ][..],
+        ),
+        (
+            [false, false],
+            &[
+                (167_500, SetClock(FOLLOWER, -1021)),
+                (294_250, Kill(FOLLOWER, 111)),
+                (294_250, Rotate),
+                (294_250, KillInOffer(LEADER, 1, 130)),
+            ],
+        ),
+    ] {
+        World::new(LEADER, are_gotatun).run_to_the_end(faults);
     }
 }
 
@@ -395,12 +441,12 @@ proptest! {
 #[test]
 fn every_kill_at_every_age_leaves_one_key() {
     for initiator in [LEADER, FOLLOWER] {
-        for counts_answers in [[true; 2], [false; 2], [true, false]] {
+        for are_gotatun in [[true; 2], [false; 2], [true, false]] {
             for (end, step) in
                 [(LEADER, 0), (LEADER, 1), (LEADER, 2), (LEADER, 3), (FOLLOWER, 1), (FOLLOWER, 2)]
             {
                 for age in (4..140).step_by(2) {
-                    let mut world = World::new(initiator, counts_answers);
+                    let mut world = World::new(initiator, are_gotatun);
                     world.run(&[(age * 1000, Fault::KillInOffer(end, step, 700))], 1500);
                     assert!(world.kill.is_none(), "it was not killed");
                     let [leader, follower] = &world.ends;

@@ -27,15 +27,42 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// begin.
 const TURN: Duration = Duration::from_secs(6);
 
-/// Handshakes at other times than the last one's are others. Times of day are read with some
-/// milliseconds of error.
+/// Handshakes at other times than the last one's are others. Times are read with some milliseconds
+/// of error.
 const TOLERANCE: Duration = Duration::from_secs(1);
 
-/// Tries the keys of one pair. Times are since any fixed moment, by a clock that is never set.
+/// What WireGuard tells of the last handshake, and the two clocks at that moment.
+///
+/// The kernel's WireGuard keeps the time of day of a handshake. gotatun keeps its age, and computes
+/// the time of day from that. So when the time of day is set, the age seems to change with the
+/// former, and the time of the handshake with the latter.
+#[derive(Debug, Clone, Copy)]
+pub struct Reading {
+    /// The time of the last handshake since 1970; `None` without one.
+    pub handshake: Option<Duration>,
+    /// The time of day: since 1970.
+    pub time_of_day: Duration,
+    /// The time since any fixed moment, by a clock that is never set.
+    pub now: Duration,
+}
+
+/// A handshake.
+#[derive(Debug, Clone, Copy)]
+struct Handshake {
+    /// When it was, by the clock that is never set. `None` if the time of day was set back between
+    /// it and the start of the daemon.
+    at: Option<Duration>,
+    /// When it was, as WireGuard told last: since 1970.
+    told: Duration,
+    /// Whether WireGuard had the second key then.
+    with_other: bool,
+}
+
+/// Tries the keys of one pair. Times are by the clock that is never set.
 #[derive(Debug, Clone, Default)]
 pub struct Trial {
-    /// When the last handshake was, and which key WireGuard had then.
-    last: Option<(Duration, bool)>,
+    /// The last handshake.
+    last: Option<Handshake>,
     /// When the one before was.
     before: Option<Duration>,
     /// Since when handshakes fail.
@@ -52,27 +79,27 @@ impl Trial {
     /// Notes that the two hosts have exchanged claims, or that the keys have changed: the current
     /// one counts.
     pub fn note_contact(&mut self, now: Duration) {
-        let last = self.last.map(|(at, _)| (at, false));
+        let last = self.last.map(|last| Handshake { with_other: false, ..last });
         *self = Self { contact: Some(now), last, ..Self::default() };
+    }
+
+    /// The age of the session at this time; `None` without one, and if it cannot be known.
+    pub fn session(&self, now: Duration) -> Option<Duration> {
+        self.last?.at.map(|at| now.saturating_sub(at))
     }
 
     /// Decides which key WireGuard should have, by the age of the last handshake. Returns whether
     /// the second key has turned out to be the one to keep.
-    pub fn decide(
-        &mut self,
-        keys: &PairKeys,
-        leads: bool,
-        handshake: Option<Duration>,
-        now: Duration,
-    ) -> bool {
-        self.note_handshake(handshake, now);
+    pub fn decide(&mut self, keys: &PairKeys, leads: bool, reading: Reading) -> bool {
+        let now = reading.now;
+        self.note_handshake(reading);
         let is_silent = self.contact.is_none_or(|contact| now.saturating_sub(contact) >= SILENCE);
         if keys.other.is_none() || keys.current.is_none() || !is_silent {
             self.failing = None;
             self.set(false, now);
             return false;
         }
-        if self.fails(handshake, now) {
+        if self.fails(now) {
             let begun = *self.failing.get_or_insert(now);
             let turn = if leads { TURN } else { TURN * 2 };
             let turns = now.saturating_sub(begun).as_millis() / turn.as_millis();
@@ -84,7 +111,7 @@ impl Trial {
         }
         // The last handshake was a success, with the key that WireGuard had then.
         self.set(false, now);
-        self.last.is_some_and(|(_, other)| other)
+        self.last.is_some_and(|last| last.with_other)
     }
 
     fn set(&mut self, uses_other: bool, now: Duration) {
@@ -93,18 +120,34 @@ impl Trial {
         }
     }
 
-    fn note_handshake(&mut self, handshake: Option<Duration>, now: Duration) {
-        let Some(at) = handshake.map(|age| now.saturating_sub(age)) else { return };
-        if self.last.is_none_or(|(last, _)| at.abs_diff(last) > TOLERANCE) {
-            self.before = self.last.map(|(last, _)| last);
-            // It is seen some seconds later.
-            self.last = Some((at, self.uses_other == (at >= self.changed)));
+    fn note_handshake(&mut self, Reading { handshake, time_of_day, now }: Reading) {
+        let Some(told) = handshake else {
+            self.last = None;
+            return;
+        };
+        // A handshake in the future was before the time of day was set back.
+        let at = time_of_day.checked_sub(told).map(|age| now.saturating_sub(age));
+        let is_close = |a: Duration, b: Duration| a.abs_diff(b) <= TOLERANCE;
+        match &mut self.last {
+            Some(last)
+                if is_close(last.told, told)
+                    || last.at.zip(at).is_some_and(|(last, at)| is_close(last, at)) =>
+            {
+                (last.told, last.at) = (told, last.at.or(at));
+            }
+            last => {
+                self.before = last.and_then(|last| last.at);
+                // It is seen some seconds later.
+                let with_other = self.uses_other == at.is_some_and(|at| at >= self.changed);
+                *last = Some(Handshake { at, told, with_other });
+            }
         }
     }
 
-    fn fails(&self, handshake: Option<Duration>, now: Duration) -> bool {
-        let is_overdue = handshake.is_none_or(|age| age >= OVERDUE);
-        let repeated = self.last.zip(self.before).is_some_and(|((last, _), before)| {
+    fn fails(&self, now: Duration) -> bool {
+        let is_overdue = self.session(now).is_none_or(|age| age >= OVERDUE);
+        let last = self.last.and_then(|last| last.at);
+        let repeated = last.zip(self.before).is_some_and(|(last, before)| {
             last.saturating_sub(before) < REPEATED && now.saturating_sub(last) < REPEATED
         });
         is_overdue || repeated

@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use shoutd_core::HostId;
 use shoutd_core::cluster::Cluster;
 use shoutd_core::events::EventKind;
-use shoutd_core::tunnel_keys::{ASK_RETRY, Claim, Standing, Step, leads, next};
+use shoutd_core::tunnel_keys::{ASK_RETRY, Claim, Reading, Standing, Step, leads, next};
 use shoutd_peer::{RevealedKey, draw_pair_key};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -83,12 +83,13 @@ impl TunnelKeys {
 
     /// Decides which of two keys WireGuard should have.
     async fn try_keys(self: &Arc<Self>, host: HostId) {
-        let (handshake, now) = (self.handshake(host), self.now());
+        let (handshake, time_of_day) = (self.handshake(host), now());
+        let reading = Reading { handshake, time_of_day, now: self.now() };
         let leads = leads(self.agreement.me, host);
         let swaps = {
             let mut pairs = self.pairs.lock();
             let Pair { keys, trial, .. } = pairs.entry(host).or_default();
-            trial.decide(keys, leads, handshake, now)
+            trial.decide(keys, leads, reading)
         };
         if swaps && let Err(error) = self.change(host, |keys| keys.swapped()).await {
             debug!("{error:#}");
@@ -131,7 +132,7 @@ impl TunnelKeys {
     }
 
     fn next_step(&self, host: HostId) -> Step {
-        let (programmed, session) = (self.own_claim(host).programmed, self.handshake(host));
+        let programmed = self.own_claim(host).programmed;
         let rotation = self.agreement.cluster().encryption.rotation;
         let mut pairs = self.pairs.lock();
         let pair = pairs.entry(host).or_default();
@@ -139,7 +140,7 @@ impl TunnelKeys {
             keys: &pair.keys,
             programmed,
             claim: pair.claim.map(|(claim, at)| (claim, at.elapsed())),
-            session,
+            session: pair.trial.session(self.now()),
             rotation,
             now: now(),
         })

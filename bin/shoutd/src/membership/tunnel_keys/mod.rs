@@ -7,7 +7,7 @@ mod rotation;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
@@ -197,10 +197,10 @@ impl TunnelKeys {
         observed.encryption.as_ref()?.peers.get(&key).cloned()
     }
 
-    /// The age of the last handshake; `None` without one, or if the clock was set back since.
+    /// When the last handshake was, as WireGuard tells: since 1970. `None` without one.
     fn handshake(&self, host: HostId) -> Option<Duration> {
         let peer = self.peer(&self.plane.watch_observed().borrow(), host)?;
-        SystemTime::now().duration_since(peer.last_handshake?).ok()
+        peer.last_handshake?.duration_since(UNIX_EPOCH).ok()
     }
 
     /// What this host claims about its key.
