@@ -5,7 +5,7 @@
 //! reached, whether or not a network is shared with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::HostId;
 use crate::cluster::{Cluster, TunnelEnd, TunnelKey};
 use crate::limits::SESSION_GRACE;
+use crate::plane::ObservedEncryption;
 
 /// How long a session lives after its handshake.
 pub const SESSION_MAX: Duration = Duration::from_secs(180);
@@ -46,6 +47,18 @@ pub struct WireguardReading {
     pub tier: &'static str,
     /// The peers, by key.
     pub peers: BTreeMap<TunnelKey, Session>,
+}
+
+impl WireguardReading {
+    /// What was observed of the device at this time; `None` if there is none that can be read.
+    pub fn of(observed: &ObservedEncryption, now: SystemTime) -> Option<Self> {
+        let peers = observed.peers.iter().map(|(key, peer)| {
+            // A clock that was set back makes a handshake seem to be in the future.
+            let ago = peer.last_handshake.map(|at| now.duration_since(at).unwrap_or_default());
+            (*key, Session { handshake_ago: ago })
+        });
+        Some(Self { tier: observed.tier?, peers: peers.collect() })
+    }
 }
 
 /// What it tells of one peer.

@@ -40,7 +40,7 @@ pub use kernel_error::KernelError;
 pub use linux::{
     Counting, CountsWanted, EncryptionSetup, Facts, FactsWanted, Keeper, LinuxKernel, PingSockets,
     PingTo, Rated, Subject, TunnelProbes, WireguardTier, facts, group_members,
-    kernel_has_wireguard, measure, read_wireguard, segment_counters, send_probe,
+    kernel_has_wireguard, measure, segment_counters, send_probe,
 };
 pub use mdb_pressure::MdbPressure;
 pub use membership_follower::AllMemberships;

@@ -80,8 +80,6 @@ pub(super) struct Daemon {
     pub(super) wireguard: WireguardChoice,
     /// Taken by the data plane.
     pub(super) encryption: Option<EncryptionSetup>,
-    /// The control socket of WireGuard in user space.
-    pub(super) wireguard_socket: PathBuf,
 }
 
 impl Daemon {
@@ -165,7 +163,6 @@ impl Daemon {
             tunnel_end,
             encrypt: EncryptWish::new(arguments.encrypt),
             wireguard,
-            wireguard_socket: setup.socket.clone(),
             encryption: Some(setup),
         })
     }
@@ -224,7 +221,7 @@ impl Daemon {
             self.live.probes(),
             meters.clone(),
         );
-        let sessions = SessionReader::new(agreement.clone(), self.wireguard_socket.clone());
+        let sessions = SessionReader::new(agreement.clone(), plane.clone());
         let services = Services {
             encrypt,
             plane,

@@ -1,30 +1,27 @@
-//! The session reader reads at intervals with which hosts this host's WireGuard has a session.
+//! The session reader looks at intervals with which hosts this host's WireGuard has a session, as
+//! the data plane has observed it.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use parking_lot::Mutex;
 use shoutd_core::HostId;
 use shoutd_core::limits::SESSIONS_POLL;
 use shoutd_core::sessions::{PeerWireguard, Session, Sessions, WireguardReading, WireguardView};
 use shoutd_core::tunnel::{Carriage, TunnelKind, TunnelState};
-use shoutd_dataplane::read_wireguard;
-use tokio::runtime::Handle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
 
 use super::Prober;
 use crate::membership::agreement::Agreement;
-use crate::plane::NAMESPACES;
+use crate::plane::Plane;
 
 /// Reads the sessions while the cluster has encrypted networks.
 #[derive(Debug)]
 pub struct SessionReader {
     agreement: Agreement,
-    /// The control socket of WireGuard in user space.
-    socket: PathBuf,
+    plane: Arc<Plane>,
     /// Zero of the times in `sessions`.
     begin: Instant,
     sessions: Mutex<Sessions>,
@@ -32,8 +29,8 @@ pub struct SessionReader {
 
 impl SessionReader {
     /// Does not read anything yet.
-    pub fn new(agreement: Agreement, socket: PathBuf) -> Self {
-        Self { agreement, socket, begin: Instant::now(), sessions: Mutex::default() }
+    pub fn new(agreement: Agreement, plane: Arc<Plane>) -> Self {
+        Self { agreement, plane, begin: Instant::now(), sessions: Mutex::default() }
     }
 
     /// Reads until `stop`.
@@ -44,8 +41,7 @@ impl SessionReader {
             loop {
                 ticks.tick().await;
                 let cluster = self.agreement.cluster();
-                let device =
-                    if cluster.encryption.is_unused() { None } else { self.device().await };
+                let device = self.device().filter(|_| !cluster.encryption.is_unused());
                 let now = self.begin.elapsed();
                 self.sessions.lock().note(&cluster, self.agreement.me, device, now);
             }
@@ -53,23 +49,11 @@ impl SessionReader {
         stop.run_until_cancelled(reading).await;
     }
 
-    /// What the device has. Why it cannot be read is the data plane's to say, which needs it, too.
-    async fn device(&self) -> Option<WireguardReading> {
-        let socket = self.socket.clone();
-        let read = tokio::task::spawn_blocking(move || {
-            Handle::current().block_on(read_wireguard(Path::new(NAMESPACES), &socket))
-        });
-        match read.await {
-            Ok(Ok(device)) => device,
-            Ok(Err(error)) => {
-                debug!("cannot read the WireGuard sessions: {error}");
-                None
-            }
-            Err(error) => {
-                debug!("cannot read the WireGuard sessions: {error}");
-                None
-            }
-        }
+    /// What the device has. Why it cannot be read, the data plane says.
+    fn device(&self) -> Option<WireguardReading> {
+        let observed = self.plane.watch_observed();
+        let observed = observed.borrow();
+        WireguardReading::of(observed.encryption.as_ref()?, SystemTime::now())
     }
 
     /// What is shown of this host's WireGuard; `None` if no network was ever encrypted.

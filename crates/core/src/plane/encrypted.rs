@@ -102,6 +102,8 @@ pub type PresharedKeys = BTreeMap<HostId, PresharedKey>;
 /// What the kernel has of the encrypted underlay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObservedEncryption {
+    /// What runs the device: `kernel` or `userspace`; `None` if it cannot be read.
+    pub tier: Option<&'static str>,
     /// The public key of the device; `None` if it has none.
     pub key: Option<TunnelKey>,
     /// The UDP port.
@@ -179,6 +181,7 @@ impl From<&EncryptedUnderlay> for ObservedEncryption {
             (*key, peer)
         });
         Self {
+            tier: None,
             key: Some(wanted.key),
             port: wanted.port,
             mtu: wanted.mtu,

@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 pub use counters::segment_counters;
 pub use counts::{Counting, CountsWanted, send_probe};
 use encryption::Encryption;
-pub use encryption::{EncryptionSetup, WireguardTier, kernel_has_wireguard, read_wireguard};
+pub use encryption::{EncryptionSetup, WireguardTier, kernel_has_wireguard};
 pub use facts::{Facts, FactsWanted, Subject, facts};
 use forwarding::LinuxForwarding;
 pub use group_members::group_members;

@@ -1,6 +1,5 @@
 //! The encrypted underlay: a WireGuard device in a network namespace of its own.
 
-mod sessions;
 mod userspace;
 
 use std::io::ErrorKind;
@@ -22,7 +21,6 @@ use shoutd_netlink::wireguard::{
 use shoutd_netlink::{Kind, Link, LinkChange, Namespace, Route};
 use tracing::warn;
 
-pub use self::sessions::read_wireguard;
 use self::userspace::Userspace;
 use super::execute::{find, foreign};
 use super::{GROUP, LinuxKernel, is_everywhere, is_ours, write_setting};
@@ -215,6 +213,7 @@ impl LinuxKernel {
             (TunnelKey::new(key.0), peer)
         });
         Ok(Some(ObservedEncryption {
+            tier: Some(tier_of(&link).name()),
             key: device.public_key.map(|key| TunnelKey::new(key.0)),
             port: device.listen_port,
             mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
@@ -319,7 +318,8 @@ fn is_occupied(port: u16) -> bool {
 
 /// What is observed without a device that can be read.
 fn nothing() -> ObservedEncryption {
-    ObservedEncryption { key: None, port: 0, mtu: 0, address: None, peers: [].into() }
+    let (tier, key, address) = (None, None, None);
+    ObservedEncryption { tier, key, port: 0, mtu: 0, address, peers: [].into() }
 }
 
 /// A device without settings.

@@ -139,10 +139,3 @@ impl Userspace {
         asked.map_err(|error| failed(&error))
     }
 }
-
-/// What the device of the process that serves this socket has.
-pub(super) async fn device(socket: &Path) -> Result<Device, KernelError> {
-    let asked = async { Client::connect(socket, REQUEST_DEADLINE).await?.get().await };
-    let failed = |error: ClientError| KernelError::Userspace { error: error.to_string() };
-    asked.await.map_err(failed)
-}
