@@ -1,5 +1,5 @@
-//! The session reader looks at intervals with which hosts this host's WireGuard has a session, as
-//! the data plane has observed it.
+//! The session reader notes at intervals which hosts this host's WireGuard has a session with. It
+//! takes this from what the data plane has observed.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ impl SessionReader {
         stop.run_until_cancelled(reading).await;
     }
 
-    /// What the device has. Why it cannot be read, the data plane says.
+    /// What the device has. The data plane reports why a device cannot be read.
     fn device(&self) -> Option<WireguardReading> {
         let observed = self.plane.watch_observed();
         let observed = observed.borrow();

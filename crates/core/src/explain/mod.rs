@@ -293,8 +293,8 @@ fn open<'a>(asked: &AskWhy, network: &'a str, answers: &'a [Answer]) -> Result<O
     Ok((case, from, receivers))
 }
 
-/// Where a host is on the way, none of whose containers is seen, and the verdict on it. If both
-/// containers are on other hosts, this one does not matter.
+/// The station and the verdict of a host whose containers cannot be seen. If the sender and the
+/// receiver are on other hosts, this host does not matter.
 fn place_of_unseen(from: Option<Place<'_>>, has_receiver: bool) -> (Station, Verdict) {
     match from {
         None => (Station::SenderHost, Verdict::Broken),

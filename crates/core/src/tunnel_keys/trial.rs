@@ -31,11 +31,11 @@ const TURN: Duration = Duration::from_secs(6);
 /// of error.
 const TOLERANCE: Duration = Duration::from_secs(1);
 
-/// What WireGuard tells of the last handshake, and the two clocks at that moment.
+/// The last handshake that WireGuard reports, and the two clocks when it was read.
 ///
 /// The kernel's WireGuard keeps the time of day of a handshake. gotatun keeps its age, and computes
 /// the time of day from that. So when the time of day is set, the age seems to change with the
-/// former, and the time of the handshake with the latter.
+/// kernel's WireGuard, and the time of the handshake with gotatun.
 #[derive(Debug, Clone, Copy)]
 pub struct Reading {
     /// The time of the last handshake since 1970; `None` without one.
@@ -52,7 +52,7 @@ struct Handshake {
     /// When it was, by the clock that is never set. `None` if the time of day was set back between
     /// it and the start of the daemon.
     at: Option<Duration>,
-    /// When it was, as WireGuard told last: since 1970.
+    /// When it was, since 1970, as WireGuard reported last.
     told: Duration,
     /// Whether WireGuard had the second key then.
     with_other: bool,
@@ -125,7 +125,7 @@ impl Trial {
             self.last = None;
             return;
         };
-        // A handshake in the future was before the time of day was set back.
+        // A handshake seems to be in the future if the time of day was set back after it.
         let at = time_of_day.checked_sub(told).map(|age| now.saturating_sub(age));
         let is_close = |a: Duration, b: Duration| a.abs_diff(b) <= TOLERANCE;
         match &mut self.last {

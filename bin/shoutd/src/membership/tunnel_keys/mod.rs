@@ -197,7 +197,7 @@ impl TunnelKeys {
         observed.encryption.as_ref()?.peers.get(&key).cloned()
     }
 
-    /// When the last handshake was, as WireGuard tells: since 1970. `None` without one.
+    /// The time of the last handshake that WireGuard reports, since 1970; `None` without one.
     fn handshake(&self, host: HostId) -> Option<Duration> {
         let peer = self.peer(&self.plane.watch_observed().borrow(), host)?;
         peer.last_handshake?.duration_since(UNIX_EPOCH).ok()
