@@ -84,7 +84,12 @@ fn containers(before: &Scene, now: &Scene) -> Vec<News> {
     let gone = gone.map(|(_, seen)| News::ContainerDisconnected { container: seen.clone() });
     let new = now.containers.iter().filter(|(id, _)| !before.containers.contains_key(*id));
     let new = new.map(|(_, seen)| News::ContainerConnected { container: seen.clone() });
-    gone.chain(new).collect()
+    let renamed = now.containers.iter().filter(|(id, seen)| {
+        let was = before.containers.get(*id);
+        !seen.names.is_empty() && was.is_some_and(|was| was.names != seen.names)
+    });
+    let renamed = renamed.map(|(_, seen)| News::ContainerNamed { container: seen.clone() });
+    gone.chain(new).chain(renamed).collect()
 }
 
 fn members(before: &Scene, now: &Scene) -> Vec<News> {

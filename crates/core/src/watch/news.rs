@@ -88,6 +88,12 @@ pub enum News {
         #[serde(flatten)]
         container: SeenContainer,
     },
+    /// The names of a container were learned, or changed.
+    ContainerNamed {
+        /// The container.
+        #[serde(flatten)]
+        container: SeenContainer,
+    },
     /// A container is no longer on a network of this host.
     ContainerDisconnected {
         /// The container.
@@ -155,6 +161,9 @@ impl fmt::Display for News {
             Self::NetworkCreated { network } => write!(f, "network {network} created"),
             Self::NetworkRemoved { network } => write!(f, "network {network} removed"),
             Self::ContainerConnected { container } => write!(f, "{container} connected"),
+            Self::ContainerNamed { container } => {
+                write!(f, "{container} is endpoint {}", container.endpoint.short())
+            }
             Self::ContainerDisconnected { container } => write!(f, "{container} disconnected"),
             Self::GroupJoined { member } => write!(f, "{member} joined"),
             Self::GroupLeft { member } => write!(f, "{member} left"),

@@ -68,6 +68,33 @@ fn what_comes_and_goes_is_told_once() {
 }
 
 #[test]
+fn a_name_that_is_learned_late_or_changes_is_told() {
+    let seen = |names: &[&str]| SeenContainer {
+        network: "foo".to_owned(),
+        host: "h2".to_owned(),
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+        endpoint: "ab".repeat(32).parse().unwrap(),
+        addresses: ["10.0.0.2".parse().unwrap()].into(),
+    };
+    let with = |number, container: SeenContainer| Scene {
+        containers: [(container.endpoint.clone(), container)].into(),
+        ..scene(number)
+    };
+    let scenes = [scene(1), with(2, seen(&[])), with(3, seen(&["web"])), with(4, seen(&["shop"]))];
+    let lines: Vec<_> = scenes.windows(2).map(|two| told(&changes(&two[0], &two[1]))).collect();
+    assert_eq!(
+        lines.concat(),
+        [
+            "network foo: container abababababab (10.0.0.2) on h2 connected",
+            "network foo: container web (10.0.0.2) on h2 is endpoint abababababab",
+            "network foo: container shop (10.0.0.2) on h2 is endpoint abababababab",
+        ]
+    );
+    // Names that are no longer known are nothing that a user did.
+    assert_eq!(changes(&scenes[2], &with(4, seen(&[]))), []);
+}
+
+#[test]
 fn a_problem_whose_quantities_change_is_the_same_problem() {
     let before = with_problems(1, &["no contact; as of 5 s ago", "host2: 30 % are lost"]);
     let now = with_problems(2, &["host2: 31 % are lost", "no contact; as of 6 s ago"]);

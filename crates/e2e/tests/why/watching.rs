@@ -32,6 +32,15 @@ impl Watch {
         .with_context(|| format!("{kind} with {fields:?}"))
     }
 
+    /// Waits for a container of this name. A host that is slow learns the name after the container.
+    fn await_name(&self, name: &str) -> Result<()> {
+        self.await_line(|line| {
+            ["container-connected", "container-named"].iter().any(|kind| line["kind"] == **kind)
+                && line["names"].as_array().is_some_and(|names| names.contains(&name.into()))
+        })
+        .with_context(|| format!("a container {name}"))
+    }
+
     /// Waits until it says, with these words, that the daemon does not answer.
     pub(crate) fn await_silence(&self, words: &str) -> Result<()> {
         self.await_line(|line| {
@@ -55,13 +64,8 @@ pub(crate) fn what_happens_is_shown(cluster: &mut Cluster) -> Result<()> {
     })?;
     let here = Container::start(host, "foo", &[])?;
     watch.await_kind("container-connected", &[("network", "foo"), ("host", &host.name())])?;
-    let there = Container::start(other, "foo", &[])?;
-    watch.await_line(|line| {
-        line["kind"] == "container-connected"
-            && line["names"]
-                .as_array()
-                .is_some_and(|names| names.contains(&there.name.as_str().into()))
-    })?;
+    let mut there = Container::start(other, "foo", &[])?;
+    watch.await_name(&there.name)?;
     let socket = GroupSocket::open(&there, true, 5001)?;
     socket.join(GROUP.parse()?, Sources::All)?;
     watch.await_kind("group-joined", &[("group", GROUP), ("host", &other.name())])?;
@@ -71,6 +75,10 @@ pub(crate) fn what_happens_is_shown(cluster: &mut Cluster) -> Result<()> {
     watch.await_kind("host-unreachable", &[("host", &third.name())])?;
     third.sh("shoutdctl start")?;
     watch.await_kind("host-reachable", &[("host", &third.name())])?;
+    let renamed = format!("{}-renamed", there.name);
+    other.docker(["rename", &there.name, &renamed])?;
+    there.name = renamed;
+    watch.await_name(&there.name)?;
     drop((here, there));
     watch.await_kind("container-disconnected", &[("host", &other.name())])?;
     network.remove_on(other)?;
