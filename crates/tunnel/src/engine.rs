@@ -11,11 +11,16 @@
 //!   its tasks end in any order. It is not used: [`crate::tun`] sees whether the device is gone,
 //!   and neither the TUN device nor the UDP socket here ends gotatun's tasks by an error that
 //!   passes.
+//! * It forgets when the last handshake was once the session has ended. Here that is remembered, as
+//!   Linux does.
+//! * It does not renew a session over which only keepalives pass. Here it is renewed
+//!   ([`crate::renewal`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU16;
 use std::time::{Duration, SystemTime};
 
+use futures::future::join_all;
 use gotatun::device::configure::PeerStats;
 use gotatun::device::{Device, DeviceBuilder, Error, Peer};
 use gotatun::noise::TimerParams;
@@ -26,12 +31,18 @@ use shoutd_netlink::wireguard::{
     self, ALLOWED_IPS_MAX, Change, PEERS_MAX, PeerChange, PeerUpdate, PresharedKey, PrivateKey,
     PublicKey,
 };
+use tokio::time::{Instant, timeout};
+use tracing::debug;
 use zeroize::Zeroizing;
 
 use crate::key::public_key;
+use crate::renewal;
 use crate::tun::Tun;
 use crate::uapi::{Refusal, answer};
 use crate::udp::Sockets;
+
+/// How long the first packets of handshakes may take to be sent. Requests wait meanwhile.
+const SEND_DEADLINE: Duration = Duration::from_millis(100);
 
 /// A WireGuard device.
 pub(crate) struct Engine {
@@ -44,6 +55,8 @@ pub(crate) struct Engine {
     peers: HashMap<PublicKey, BTreeSet<IpNet>>,
     /// The peer of each allowed IP.
     owners: HashMap<IpNet, PublicKey>,
+    /// When the last handshake with each peer was.
+    handshakes: HashMap<PublicKey, Instant>,
 }
 
 impl Engine {
@@ -63,6 +76,7 @@ impl Engine {
             rekey_after,
             peers: HashMap::new(),
             owners: HashMap::new(),
+            handshakes: HashMap::new(),
         })
     }
 
@@ -78,7 +92,12 @@ impl Engine {
         });
         let private_key = private_key.await;
         let now = SystemTime::now();
-        let peers = self.device.peers().await.into_iter().map(|peer| tell_peer(peer, now));
+        let peers = self.device.peers().await.into_iter().map(|found| {
+            let (key, peer) = tell_peer(found, now);
+            let last = || now.checked_sub(self.handshakes.get(&key)?.elapsed());
+            let last_handshake = peer.last_handshake.or_else(last);
+            (key, wireguard::Peer { last_handshake, ..peer })
+        });
         wireguard::Device {
             private_key,
             public_key: self.public_key,
@@ -86,6 +105,31 @@ impl Engine {
             peers: peers.collect(),
             ..answer::blank()
         }
+    }
+
+    /// Begins a handshake with each peer that has keepalives, and whose session nothing else
+    /// renews.
+    pub(crate) async fn renew(&mut self) {
+        let mut due = Vec::new();
+        for PeerStats { peer, stats, .. } in self.device.peers().await {
+            let key = PublicKey(*peer.public_key.as_bytes());
+            if let Some(at) = stats.last_handshake.and_then(|age| Instant::now().checked_sub(age)) {
+                self.handshakes.insert(key, at);
+            }
+            let is_first = self.public_key.is_some_and(|own| own.0 < key.0);
+            let is_kept = peer.keepalive.is_some() && peer.endpoint.is_some();
+            if is_kept && renewal::is_due(stats.last_handshake, self.rekey_after, is_first) {
+                due.push(peer.public_key);
+            }
+        }
+        let begun = due.iter().map(async |key| {
+            if let Err(error) = self.device.force_handshake(key).await {
+                debug!("cannot begin a handshake: {error}");
+            }
+        });
+        // It ends when all have answered. Nobody waits for that: gotatun repeats by itself what is
+        // not answered.
+        let _ = timeout(SEND_DEADLINE, join_all(begun)).await;
     }
 
     /// Changes the device. What is refused by its form or by a limit changes nothing.
@@ -176,6 +220,7 @@ impl Engine {
 
     async fn remove(&mut self, public_key: PublicKey) -> Result<(), Refusal> {
         let Some(allowed_ips) = self.peers.remove(&public_key) else { return Ok(()) };
+        self.handshakes.remove(&public_key);
         for net in &allowed_ips {
             self.owners.remove(net);
         }

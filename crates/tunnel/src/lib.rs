@@ -51,6 +51,7 @@ mod client;
 mod engine;
 mod key;
 mod privileges;
+mod renewal;
 mod serve;
 mod server;
 mod tun;

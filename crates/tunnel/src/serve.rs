@@ -8,11 +8,13 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio::task::LocalSet;
+use tokio::time::{MissedTickBehavior, interval};
 use tracing::info;
 
 use crate::arguments::Arguments;
 use crate::engine::Engine;
 use crate::privileges;
+use crate::renewal;
 use crate::server::ControlSocket;
 use crate::tun::{self, OpenTun};
 use crate::udp::Sockets;
@@ -139,6 +141,7 @@ async fn run(arguments: &Arguments, tun: OpenTun, tuning: Tuning) -> Result<(), 
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         () = socket.serve(engine.clone()) => Ok(()),
+        () = renew(&engine) => Ok(()),
         () = gone => Err(ServeError::Gone(arguments.device.clone())),
     };
     drop(socket);
@@ -148,4 +151,14 @@ async fn run(arguments: &Arguments, tun: OpenTun, tuning: Tuning) -> Result<(), 
     }
     info!("WireGuard ends");
     result
+}
+
+/// Renews sessions without traffic, and never ends.
+async fn renew(engine: &Mutex<Engine>) {
+    let mut ticks = interval(renewal::PERIOD);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        engine.lock().await.renew().await;
+    }
 }

@@ -39,12 +39,13 @@ fn main() -> ExitCode {
         lab::serve();
         return ExitCode::SUCCESS;
     }
-    let tests: [(&str, fn()); 9] = [
+    let tests: [(&str, fn()); 10] = [
         ("traffic flows both ways, without privileges", traffic_flows),
         ("a preshared key changes on both sides at once", || key_change(Duration::ZERO)),
         ("a preshared key changes on one side, later on the other", || {
             key_change(Duration::from_secs(12));
         }),
+        ("keepalives alone renew a session", keepalives),
         ("a killed process takes its device over", killed),
         ("a removed peer is refused at once", removed),
         ("VXLAN frames cross the tunnel", vxlan),
@@ -108,6 +109,24 @@ fn has_no_privileges(host: &Host) {
         assert!(status.contains("NoNewPrivs:\t1"), "{status}");
     }
     assert!(threads > 1, "{threads}");
+}
+
+/// Nothing passes but keepalives, which come too seldom to renew a session by their answers.
+fn keepalives() {
+    let lab = Lab::up(Duration::from_secs(3));
+    let (one, two) = (lab.one(), lab.two());
+    let key = preshared_key();
+    for (host, other) in [(one, two), (two, one)] {
+        let peers = vec![other.as_peer(&key, Some(25))];
+        host.set(&Change { peers, ..Change::default() }).unwrap();
+    }
+    let handshake = || one.peer(two).last_handshake;
+    wait_until("the first handshake", || handshake().is_some());
+    for _ in 0..2 {
+        // What is told of one handshake differs by less than this.
+        let next = handshake().unwrap() + Duration::from_secs(1);
+        wait_until("the next handshake", || handshake().unwrap() > next);
+    }
 }
 
 /// Handshakes happen each second, so that some fall between the two changes.
