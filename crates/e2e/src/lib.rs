@@ -10,6 +10,7 @@ mod kernel;
 mod largest;
 mod network;
 mod numbered;
+mod programs;
 mod sockets;
 mod stream;
 pub mod swarm;
@@ -26,6 +27,7 @@ pub use kernel::{left_in_kernel, segments};
 pub use largest::carries_up_to;
 pub use network::Network;
 pub use numbered::{Numbered, NumberedReceiver};
+pub use programs::test_program;
 pub use sockets::{GroupSocket, Sources, inside_host};
 pub use stream::{BOTH, JOIN_BOTH, Running, Stream, await_more, begin_both};
 pub use views::{

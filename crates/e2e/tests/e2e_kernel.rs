@@ -3,11 +3,9 @@
 //! have.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests say what they expect by failing")]
 
-use std::env;
-use std::path::PathBuf;
-use std::process::Command;
+use std::time::Duration;
 
-use serde_json::Value;
+use shoutd_e2e::test_program;
 use shoutd_lab::run_on_older_kernel;
 
 /// The tests that 6.1 can run.
@@ -41,11 +39,16 @@ const ENVIRONMENT: [(&str, &str); 3] =
 /// That the kernel must have WireGuard.
 const WIREGUARD: (&str, &str) = ("SHOUTD_WIREGUARD", "yes");
 
+/// Memory of the virtual machine, in MiB.
+const MEMORY: u32 = 1024;
+
+/// How long the tests of one program may take: the virtual machine boots in seconds, and they are
+/// ten times as slow as elsewhere.
+const DEADLINE: Duration = Duration::from_secs(600);
+
 #[test]
 fn multicast_reaches_the_members_hosts_on_a_kernel_without_vxlan_mdb() {
-    let program = test_program("linux");
-    let shown = run_on_older_kernel(&program, &TESTS, &ENVIRONMENT).unwrap();
-    println!("{shown}");
+    let shown = run("linux", &TESTS, &ENVIRONMENT);
     assert!(shown.contains("kernel 6.1."), "which kernel was it? {shown}");
     for test in TESTS {
         assert!(shown.contains(&format!("test {test} ... ok")), "{test} failed:\n{shown}");
@@ -54,23 +57,21 @@ fn multicast_reaches_the_members_hosts_on_a_kernel_without_vxlan_mdb() {
 
 #[test]
 fn hosts_reach_each_other_by_wireguard() {
-    let program = test_program("wireguard");
-    let shown = run_on_older_kernel(&program, &WIREGUARD_TESTS, &[WIREGUARD]).unwrap();
-    println!("{shown}");
+    let shown = run("wireguard", &WIREGUARD_TESTS, &[WIREGUARD]);
     for test in WIREGUARD_TESTS {
         assert!(shown.contains(&format!("test {test} ... ok")), "{test} failed:\n{shown}");
     }
 }
 
-/// Builds a test program that needs a real kernel. It builds for the whole workspace: for the
-/// program's package alone, dependencies have fewer features and would be built again.
-fn test_program(name: &str) -> PathBuf {
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let arguments = ["test", "--workspace", "--test", name, "--no-run", "--message-format=json"];
-    let output = Command::new(cargo).args(arguments).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let messages = String::from_utf8(output.stdout).unwrap();
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let mut programs = messages.filter(|message| message["target"]["name"] == name);
-    programs.find_map(|message| message["executable"].as_str().map(PathBuf::from)).unwrap()
+/// Runs these tests of a test program, and returns what they printed.
+fn run(program: &str, tests: &[&str], environment: &[(&str, &str)]) -> String {
+    let program = test_program(program).unwrap();
+    let variables = environment.iter().map(|(name, value)| format!("export {name}={value}\n"));
+    let runs = tests.iter().map(|test| {
+        format!("'{}' --color=never --test-threads=1 --exact {test}\n", program.display())
+    });
+    let commands: String = variables.chain(runs).collect();
+    let shown = run_on_older_kernel(&commands, MEMORY, DEADLINE).unwrap();
+    println!("{shown}");
+    shown
 }

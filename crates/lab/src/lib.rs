@@ -42,4 +42,4 @@ pub use layout::{MAX_HOSTS, STATE_ROOT};
 pub use process::{Output, Process};
 pub use source::EngineSource;
 pub use virtual_host::{VirtualHost, VirtualHosts};
-pub use wait::wait_until;
+pub use wait::{PATIENCE, wait_until};

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::wait::wait_until;
+use crate::wait::{end_of, wait_until};
 
 /// The most that is kept of each of a command's two outputs, in bytes.
 const MAX_CAPTURED: usize = 16 << 20;
@@ -128,7 +128,7 @@ impl Process {
         deadline: Duration,
         mut wanted: impl FnMut(&str) -> bool,
     ) -> Result<String> {
-        let end = Instant::now() + deadline;
+        let end = end_of(deadline);
         let mut captured = self.capture.lock();
         loop {
             let printed = [text(&captured.stdout), text(&captured.stderr)];

@@ -1,12 +1,29 @@
 //! Waiting, always with a deadline.
 
-use std::thread;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
+use std::{env, thread};
 
 use anyhow::{Result, bail};
 
 /// Time between two looks: short compared with the waits, long compared with the cost of a look.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// The environment variable with the factor by which deadlines are longer than usual, from 1 to
+/// 100, for machines that are as much slower.
+pub const PATIENCE: &str = "SHOUTD_LAB_PATIENCE";
+
+static FACTOR: LazyLock<u32> =
+    LazyLock::new(|| factor(env::var(PATIENCE).ok().as_deref()).unwrap_or(1));
+
+fn factor(text: Option<&str>) -> Option<u32> {
+    text?.parse().ok().filter(|factor| (1..=100).contains(factor))
+}
+
+/// When a wait ends that begins now, on this machine.
+pub(crate) fn end_of(deadline: Duration) -> Instant {
+    Instant::now() + deadline * *FACTOR
+}
 
 /// Looks again and again until `look` yields a value, and returns it.
 ///
@@ -19,7 +36,7 @@ pub fn wait_until<T>(
     deadline: Duration,
     mut look: impl FnMut() -> Result<Option<T>>,
 ) -> Result<T> {
-    let end = Instant::now() + deadline;
+    let end = end_of(deadline);
     loop {
         if let Some(value) = look()? {
             return Ok(value);
@@ -43,6 +60,12 @@ mod tests {
             Ok((looks == 3).then_some(looks))
         });
         assert_eq!(value.unwrap(), 3);
+    }
+
+    #[test]
+    fn a_factor_is_a_small_number() {
+        let factors = [None, Some(""), Some("0"), Some("7"), Some("100"), Some("101")].map(factor);
+        assert_eq!(factors, [None, None, None, Some(7), Some(100), None]);
     }
 
     #[test]
