@@ -12,11 +12,12 @@ const EXAMPLES: [(&str, &[&str]); 25] = [
             "shoutdctl start 192.0.2.2 --peer-addresses=192.0.2.1 --token-file=token",
             "shoutdctl start --advertise-interface eth1",
             "shoutdctl start --container 192.0.2.1",
+            "shoutdctl start --json",
             "shoutdctl start",
         ],
     ),
     ("stop", &["shoutdctl stop", "shoutdctl stop --leave"]),
-    ("token show", &["shoutdctl token show"]),
+    ("token show", &["shoutdctl token show", "shoutdctl token show --json"]),
     (
         "token rotate",
         &["shoutdctl token rotate", "shoutdctl token rotate --expires 1h --single-use"],

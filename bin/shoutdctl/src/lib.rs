@@ -31,6 +31,7 @@ mod rotate_keys;
 mod schema;
 mod show;
 mod start;
+mod started;
 mod stop;
 mod style;
 mod support;

@@ -17,13 +17,19 @@ use shoutd_core::view::{Endpoints, GroupRow, HostRow, NetworkRow, Status};
 use shoutd_core::watch::Line;
 
 use crate::doctor::Report;
-use crate::show::Inspected;
+use crate::show::{Captured, Inspected};
+use crate::started::Started;
+use crate::token::JoinToken;
 
 /// A command with its options, and what makes the schema of its output.
 type Output = (&'static str, fn() -> Schema);
 
 /// The commands with `--json`, and what they print.
-const OUTPUTS: [Output; 17] = [
+const OUTPUTS: [Output; 22] = [
+    ("start", of::<Started>),
+    ("token show", of::<JoinToken>),
+    ("token rotate", of::<JoinToken>),
+    ("token prepare", of::<JoinToken>),
     ("config show", of::<Settings>),
     ("status", of::<Status>),
     ("status --cluster", of::<Vec<HostHealth>>),
@@ -36,6 +42,7 @@ const OUTPUTS: [Output; 17] = [
     ("events", of::<Vec<Event>>),
     ("why", of::<Explanation>),
     ("trace", of::<Trace>),
+    ("capture", of::<Captured>),
     ("ping", of::<Ping>),
     ("top", of::<Top>),
     ("watch", of::<Line>),

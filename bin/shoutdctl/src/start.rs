@@ -13,15 +13,15 @@ use clap::Args;
 use nix::unistd::Pid;
 use shoutd_cli::{Configuration, Directories, EXIT_OTHER_RUNS, StartArguments, TOKEN_VARIABLE};
 use shoutd_core::encryption::SetEncrypt;
-use shoutd_core::view::{Done, Engine, Membership, OfferToken, Status, TokenView};
+use shoutd_core::view::{Done, Engine, Membership, OfferToken, Status};
 use tokio::time::{Instant, sleep};
 
 use crate::boot::{Installed, Systemd};
 use crate::container;
 use crate::control::{self, ControlError};
 use crate::daemon_log::Log;
+use crate::started;
 use crate::stop::terminate;
-use crate::token::{invitation, private_invitation};
 use crate::waiting::Waiting;
 use crate::wishes;
 
@@ -36,9 +36,6 @@ const OPENING_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// How long the daemon of a cluster member may take to serve Docker after systemd reports it ready.
 const RESTART_TIME_MAX: Duration = Duration::from_secs(30);
-
-/// How long the hosts of a cluster that was just started may take to elect a leader.
-const ELECTION_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// How long a host without a token waits for approval.
 const APPROVAL_TIME_MAX: Duration = Duration::from_secs(600);
@@ -65,6 +62,10 @@ pub struct Start {
     /// The image of the container
     #[arg(long, value_name = "IMAGE", default_value = container::IMAGE, requires = "container")]
     image: String,
+
+    /// Print JSON; all other lines go to standard error
+    #[arg(long)]
+    json: bool,
 }
 
 /// The addresses as `--peer-addresses` takes them.
@@ -85,7 +86,8 @@ impl Start {
     pub async fn run(self, configuration: Configuration) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(self.timeout);
         let image = self.container.then_some(self.image);
-        Starting { configuration, log_file: self.log_file, image }.run(deadline).await
+        let (log_file, json) = (self.log_file, self.json);
+        Starting { configuration, log_file, image, json }.run(deadline).await
     }
 }
 
@@ -95,6 +97,8 @@ struct Starting {
     log_file: PathBuf,
     /// The image of the container to run shoutd in.
     image: Option<String>,
+    /// Whether the result is printed as JSON.
+    json: bool,
 }
 
 impl Starting {
@@ -174,7 +178,7 @@ impl Starting {
             }
         };
         wishes::check(&self.configuration.start, token, directories, &status).await?;
-        report_serving(directories, &status).await
+        started::report(directories, &status, self.json).await
     }
 
     /// If the host runs systemd, replaces the daemon with one that systemd runs: systemd restarts
@@ -212,7 +216,16 @@ impl Starting {
         }
         let status = wait_until_serving(directories, deadline, || Ok(())).await?;
         wishes::check(&self.configuration.start, token, directories, &status).await?;
-        report_serving(directories, &status).await
+        started::report(directories, &status, self.json).await
+    }
+
+    /// Prints a line that is not the result.
+    fn say(&self, line: &str) {
+        if self.json {
+            eprintln!("{line}");
+        } else {
+            println!("{line}");
+        }
     }
 
     /// Installs the systemd unit. Returns the running daemon if systemd must replace it: not if
@@ -223,15 +236,15 @@ impl Starting {
         let program = fs::canonicalize(&program).unwrap_or(program);
         match systemd.install(&program, &self.configuration).await? {
             Installed::New => {
-                println!(
-                    "systemd now runs shoutd and starts it at boot, before Docker (shoutd.service)"
+                self.say(
+                    "systemd now runs shoutd and starts it at boot, before Docker (shoutd.service)",
                 );
             }
             Installed::Unchanged => {}
             Installed::Foreign => {
-                println!(
+                self.say(
                     "this host's administrator wrote or masked shoutd.service; it is left alone, \
-                     and must start shoutd at boot"
+                     and must start shoutd at boot",
                 );
                 return Ok(None);
             }
@@ -415,54 +428,6 @@ fn why_not_serving(status: &Status) -> Option<String> {
             Some(why.clone())
         }
         (Membership::Member, Engine::Serving(_)) => None,
-    }
-}
-
-async fn report_serving(directories: &Directories, status: &Status) -> Result<()> {
-    let hosts =
-        if status.hosts == 1 { "1 host".to_owned() } else { format!("{} hosts", status.hosts) };
-    println!(
-        "shoutd serves Docker on {} ({}), in a cluster of {hosts}",
-        status.name, status.address
-    );
-    if status.leader.is_none() {
-        warn_without_leader(directories).await?;
-    }
-    if status.hosts == 1 {
-        let token: TokenView = control::get(directories, "/v1/token").await?;
-        if let Some(line) = invitation(&token) {
-            println!("on every other host: {line}");
-            println!(
-                "(to hide the token from other users, type or pipe it in: {})",
-                private_invitation(&token)
-            );
-        }
-    }
-    Ok(())
-}
-
-/// Gives the hosts time to elect a leader, and warns if they do not: existing containers keep
-/// working, but nothing new can be agreed on.
-async fn warn_without_leader(directories: &Directories) -> Result<()> {
-    let deadline = Instant::now() + ELECTION_TIME_MAX;
-    loop {
-        let status: Status = control::get(directories, "/v1/status").await?;
-        if status.leader.is_some() {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            let reasons = if status.problems.is_empty() {
-                "no leader".to_owned()
-            } else {
-                status.problems.join("; ")
-            };
-            eprintln!(
-                "shoutd serves from the last agreed state, but the cluster cannot agree on \
-                 changes yet: {reasons}"
-            );
-            return Ok(());
-        }
-        sleep(POLL_INTERVAL).await;
     }
 }
 

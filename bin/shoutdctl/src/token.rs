@@ -1,7 +1,11 @@
 //! `shoutdctl token` and `shoutdctl approve`: which hosts may join the cluster.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, bail};
 use clap::{Args, Subcommand};
+use schemars::JsonSchema;
+use serde::Serialize;
 use shoutd_cli::Directories;
 use shoutd_core::Fingerprint;
 use shoutd_core::view::{Applicant, Approve as Approval, Done, RotateToken, TokenView};
@@ -14,12 +18,20 @@ use crate::control;
 pub enum Token {
     /// Print the command that joins another host to the cluster, with the token that was created
     /// on this host
-    Show,
+    Show(Output),
     /// Create a new token, and revoke all earlier ones
     Rotate(Rotate),
     /// Create a token in advance, for hosts that are started with it at the same time, each with
     /// the others as --peer-addresses
-    Prepare,
+    Prepare(Output),
+}
+
+/// How a token is printed.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Output {
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
 }
 
 /// `shoutdctl token rotate`.
@@ -32,6 +44,41 @@ pub struct Rotate {
     /// Let only one host join
     #[arg(long)]
     single_use: bool,
+
+    #[command(flatten)]
+    output: Output,
+}
+
+/// A token that lets hosts join the cluster.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct JoinToken {
+    /// The token.
+    token: String,
+    /// Seconds until it expires; `null` if it does not.
+    expires_in: Option<u64>,
+    /// How many more hosts it admits; `null` for no limit.
+    uses: Option<u32>,
+    /// The address for `--peer-addresses`; `null` for a token that was prepared.
+    peer_address: Option<SocketAddr>,
+    /// The fingerprint of the cluster; `null` for a token that was prepared.
+    cluster: Option<Fingerprint>,
+}
+
+impl JoinToken {
+    /// The token of this view; `None` if there is no token to show.
+    pub fn of(view: &TokenView) -> Option<Self> {
+        Some(Self {
+            token: view.token.clone()?,
+            expires_in: view.expires_in,
+            uses: view.uses,
+            peer_address: Some(view.peer_address),
+            cluster: view.cluster,
+        })
+    }
+
+    fn prepared(token: String) -> Self {
+        Self { token, expires_in: None, uses: None, peer_address: None, cluster: None }
+    }
 }
 
 /// How long a token is valid, in seconds; `None` if it does not expire.
@@ -65,32 +112,41 @@ fn parse_time(text: &str) -> Option<(u64, u64)> {
 impl Token {
     /// Runs the command.
     pub async fn run(self, directories: &Directories) -> Result<()> {
-        let view = match self {
-            Self::Prepare => {
-                println!("{}", Prepared::draw_token()?);
+        let (view, output): (TokenView, _) = match self {
+            Self::Prepare(output) => {
+                let token = Prepared::draw_token()?.to_string();
+                if output.json {
+                    return print_json(&JoinToken::prepared(token));
+                }
+                println!("{token}");
                 return Ok(());
             }
-            Self::Show => control::get(directories, "/v1/token").await?,
+            Self::Show(output) => (control::get(directories, "/v1/token").await?, output),
             Self::Rotate(rotate) => {
                 let wanted = RotateToken {
                     lifetime: rotate.expires.0,
                     uses: rotate.single_use.then_some(1),
                 };
-                control::post(directories, "/v1/token", &wanted).await?
+                (control::post(directories, "/v1/token", &wanted).await?, rotate.output)
             }
         };
-        print(&view)
+        let token = JoinToken::of(&view)
+            .context("this host has no valid token; create one with: shoutdctl token rotate")?;
+        if output.json {
+            return print_json(&token);
+        }
+        print(&view);
+        Ok(())
     }
 }
 
-fn print(view: &TokenView) -> Result<()> {
-    let line = invitation(view)
-        .context("this host has no valid token; create one with: shoutdctl token rotate")?;
-    println!("{line}");
-    println!(
-        "(to hide the token from other users, type or pipe it in: {})",
-        private_invitation(view)
-    );
+fn print_json(token: &JoinToken) -> Result<()> {
+    println!("{}", serde_json::to_string_pretty(token)?);
+    Ok(())
+}
+
+fn print(view: &TokenView) {
+    print_invitation(view, "");
     let expiry = view.expires_in.map(|seconds| format!("for {}", duration(seconds)));
     let uses = match view.uses {
         None => None,
@@ -101,11 +157,20 @@ fn print(view: &TokenView) -> Result<()> {
     if !limits.is_empty() {
         println!("(valid {})", limits.join(", "));
     }
-    Ok(())
+}
+
+/// Prints the commands for other hosts, if there is a token to show.
+pub fn print_invitation(view: &TokenView, prefix: &str) {
+    let Some(line) = invitation(view) else { return };
+    println!("{prefix}{line}");
+    println!(
+        "(to hide the token from other users, type or pipe it in: {})",
+        private_invitation(view)
+    );
 }
 
 /// The command to run on another host; `None` if there is no token to show.
-pub fn invitation(view: &TokenView) -> Option<String> {
+fn invitation(view: &TokenView) -> Option<String> {
     let token = view.token.as_ref()?;
     Some(format!(
         "shoutdctl start <its address> --peer-addresses={} --token={token}",
@@ -114,7 +179,7 @@ pub fn invitation(view: &TokenView) -> Option<String> {
 }
 
 /// The same without the token, which then appears in no process list and no shell history.
-pub fn private_invitation(view: &TokenView) -> String {
+fn private_invitation(view: &TokenView) -> String {
     format!("shoutdctl start <its address> --peer-addresses={} --token-file=-", view.peer_address)
 }
 

@@ -24,7 +24,7 @@ use shoutd_cli::Directories;
 use shoutd_core::host_view::{AskHost, HostView};
 use shoutd_core::view::{Membership, Status as StatusView};
 pub use status::Status;
-pub use trace::{Capture, Trace};
+pub use trace::{Capture, Captured, Trace};
 pub use watch::Watch;
 pub use why::Why;
 

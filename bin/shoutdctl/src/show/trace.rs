@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;
+use schemars::JsonSchema;
+use serde::Serialize;
 use shoutd_cli::{Directories, EXIT_PROBLEMS};
 use shoutd_core::explain::{AskTrace, Trace as Traced, TraceProbe};
 
@@ -36,6 +38,7 @@ pub struct Trace {
 #[command(after_help = "Examples:
   shoutdctl capture --network foo 224.1.1.1 -w foo.pcapng
   shoutdctl capture --network foo --from sender --probe --count 3 224.1.1.1 -w foo.pcapng
+  shoutdctl capture --network foo 224.1.1.1 -w foo.pcapng --json
 
 The file has the packets of all hosts, merged by the hosts' clocks, from the IP header on. VXLAN \
                         is at UDP port 7789: in Wireshark, decode that port as VXLAN. Packets of \
@@ -46,6 +49,8 @@ Exit codes: 0 if packets were sent and arrived, 3 if something is broken, 1 if s
                         written, 2 for a wrong command line.")]
 pub struct Capture {
     #[command(flatten)]
+    format: Format,
+    #[command(flatten)]
     counted: Counted,
     /// The file, which must not exist
     #[arg(short = 'w', long = "write", value_name = "FILE")]
@@ -54,6 +59,20 @@ pub struct Capture {
     #[arg(long, value_name = "N", default_value_t = 1000,
           value_parser = clap::value_parser!(u16).range(1..=10_000))]
     packets: u16,
+}
+
+/// A file with packets.
+#[derive(Debug, Serialize, JsonSchema)]
+pub struct Captured {
+    /// The file.
+    file: PathBuf,
+    /// Number of packets in it.
+    packets: usize,
+    /// Number of places at which they were seen.
+    places: usize,
+    /// What was counted, also of packets that are not in the file.
+    #[serde(flatten)]
+    trace: Traced,
 }
 
 /// What to count, and for how long.
@@ -143,10 +162,17 @@ impl Capture {
                 .with_context(|| format!("cannot write {}", self.file.display()))?;
             Ok((found, packets))
         });
-        let (found, packets) = written.inspect_err(|_| {
+        let (mut found, packets) = written.inspect_err(|_| {
             // It was made by this command.
             let _ = fs::remove_file(&self.file);
         })?;
+        if self.format.json {
+            let code = exit_code(&found);
+            let places = std::mem::take(&mut found.kept).len();
+            let captured = Captured { file: self.file, packets, places, trace: found };
+            println!("{}", serde_json::to_string_pretty(&captured)?);
+            return Ok(code);
+        }
         let code = self.counted.print(&found);
         println!(
             "\n{packets} packets of {} places are in {}",

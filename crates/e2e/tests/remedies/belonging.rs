@@ -1,6 +1,7 @@
 //! Who belongs to which cluster: leaving, joining, tokens, addresses.
 
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use shoutd_e2e::{Cluster, Container, Network, SOON, await_network, status, view};
 use shoutd_lab::{Host, wait_until};
 
@@ -8,6 +9,18 @@ use super::{
     after, await_hosts, await_no_problem, await_problem, ensure_done, forget, formed, refused,
     remove_data,
 };
+
+/// `start` and `token show` print the same token as JSON.
+fn as_json(host: &Host, token: &str) -> Result<()> {
+    let json = |line: &str| -> Result<Value> { Ok(serde_json::from_str(&host.sh(line)?)?) };
+    let (started, shown) = (json("shoutdctl start --json")?, json("shoutdctl token show --json")?);
+    for found in [&started["join"], &shown] {
+        let text = found["token"].as_str().context("a token")?;
+        ensure!(token.ends_with(text) && found["peer_address"] == "10.77.0.2:7789", "{found}");
+    }
+    ensure!(started["hosts"] == 1 && started["has_leader"] == true, "{started}");
+    Ok(())
+}
 
 /// It goes on in its own, and it leaves for the other one: as a member among others, and as the
 /// only host.
@@ -21,6 +34,7 @@ pub fn other_cluster(cluster: &mut Cluster) -> Result<()> {
         .find(|word| word.starts_with("--token="))
         .context("a token")?
         .to_owned();
+    as_json(&second, &own)?;
     third.start_shoutd(&["10.77.0.3", "--peer-addresses=10.77.0.2", &own])?;
     let join = "shoutdctl start 10.77.0.3 --peer-addresses=10.77.0.1";
     third.sh("shoutdctl stop")?;

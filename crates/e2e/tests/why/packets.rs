@@ -136,6 +136,11 @@ pub(crate) fn stop_at_each_place(cluster: &mut Cluster) -> Result<()> {
     let again = hosts[2].run(line.split(' '))?;
     ensure!(again.code == 1 && again.stderr.contains("File exists"), "{again}");
     hosts[2].sh(&format!("rm {file}"))?;
+    let captured: Value = serde_json::from_str(&hosts[2].sh(&format!("{line} --json"))?)?;
+    hosts[2].sh(&format!("rm {file}"))?;
+    let places = captured["counts"].as_array().map(Vec::len);
+    ensure!(captured["packets"] == 56 && captured["places"] == 8, "{captured}");
+    ensure!(captured["file"] == file && places == Some(8), "{captured}");
 
     way.ensure_stops(&["--for", "1s"], "sent no packet to 224.1.1.1 (UDP port 5001)")?;
 
