@@ -122,6 +122,25 @@ impl Frame {
         (next == 58).then(|| packet.get(at).copied())?
     }
 
+    /// The payload of its UDP datagram over IPv4, if it is from this port.
+    pub fn udp_from(&self, port: u16) -> Option<&[u8]> {
+        self.udp(0, port)
+    }
+
+    /// The payload of its UDP datagram over IPv4, if it is to this port.
+    pub fn udp_to(&self, port: u16) -> Option<&[u8]> {
+        self.udp(2, port)
+    }
+
+    /// The payload of a UDP datagram whose header has `port` at the octet `at`.
+    fn udp(&self, at: usize, port: u16) -> Option<&[u8]> {
+        let (protocol, _, _, datagram) = self.ipv4()?;
+        let is_it = protocol == 17 && datagram.get(at..at + 2)? == port.to_be_bytes();
+        // A frame may be longer than its packet (RFC 894).
+        let length = usize::from(u16::from_be_bytes(datagram.get(4..6)?.try_into().ok()?));
+        is_it.then(|| datagram.get(8..length))?
+    }
+
     /// Protocol, source, destination and payload of an IPv4 packet.
     fn ipv4(&self) -> Option<(u8, Ipv4Addr, Ipv4Addr, &[u8])> {
         let packet = self.payload(0x0800)?;

@@ -2,19 +2,27 @@
 
 #[path = "encryption/coverage.rs"]
 mod coverage;
+#[path = "encryption/replayed.rs"]
+mod replayed;
 #[path = "encryption/settings.rs"]
 mod settings;
 
+use std::env;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail, ensure};
 use shoutd_e2e::{
     BOTH, Capture, Cluster, Container, Datagrams, Frame, JOIN_BOTH, Network, SOON, Stream,
     WITH_IPV6, all_receive_from_all, await_members, one_on_each, run_checks, start_receiver,
+    status,
 };
 use shoutd_lab::{Host, wait_until};
+
+/// The environment variable that says that the kernel must have WireGuard.
+const HAS_WIREGUARD: &str = "SHOUTD_WIREGUARD";
 
 /// What containers send, to be looked for in the underlay.
 const SECRET: &str = "these-words-must-not-be-seen";
@@ -37,6 +45,7 @@ fn main() -> ExitCode {
             ("only hosts with members get a group", selective),
             ("nothing of it can be read in the underlay", unreadable),
             ("packets that others forge do not arrive", forged),
+            ("packets that are sent again, or back, do not arrive", replayed::replayed),
             ("daemons and WireGuard are killed", killed),
             ("a host that cannot encrypt starts no container", never_plain),
             ("the largest packet passes, and no larger one", coverage::largest),
@@ -60,6 +69,8 @@ fn all_traffic(cluster: &mut Cluster) -> Result<()> {
     let hosts = cluster.three()?;
     let network = encrypted(cluster, "foo")?;
     let containers = one_on_each(&hosts, "foo", &[WITH_IPV6])?;
+    let tier = &status(&hosts[0])?["wireguard"]["tier"];
+    ensure!(tier == "kernel" || env::var_os(HAS_WIREGUARD).is_none(), "WireGuard is in {tier}");
     // A plain one beside it, by another name of the option.
     let options = ["-o", "shoutd.encrypted=false", "--subnet=10.98.0.0/24"];
     let plain = Network::create(cluster, &hosts[1], "bar", &options)?;
@@ -315,11 +326,17 @@ fn removed(cluster: &mut Cluster) -> Result<()> {
     // Its WireGuard goes on with the keys that it has.
     kill_daemon(third)?;
     first.sh("shoutdctl remove --force host3")?;
-    wait_until("the removed host to be refused", SOON, || {
-        let ping =
-            third.run(["ip", "netns", "exec", "shout-wg", "ping", "-c", "3", "-W", "1", &to]);
-        Ok((!ping?.success()).then_some(()))
+    let begin = Instant::now();
+    let ping = |count| {
+        let words = ["ip", "netns", "exec", "shout-wg", "ping", "-c", count, "-W", "1", &to];
+        third.run(words).map(|output| output.success())
+    };
+    let refused = wait_until("the removed host to be refused", SOON, || {
+        let asked = begin.elapsed();
+        Ok((!ping("1")?).then_some(asked))
     })?;
+    println!("it was refused at most {} ms after the removal", refused.as_millis());
+    ensure!(!ping("3")?, "the removed host is not refused for good");
     Stream::default().send_undisturbed(&containers[0], &[&containers[1]], 1)?;
     // With a new identity it joins again, and adopts the device that it left in the kernel.
     third.sh("rm -rf /var/lib/shoutd/*")?;
