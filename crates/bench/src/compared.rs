@@ -56,8 +56,9 @@ impl Measurement {
             Stream::Throughput => ("multicast throughput", "Mbit/s"),
             Stream::PacketRate => ("multicast packet rate", "packets/s"),
         };
-        let figure =
-            Comparison::new(format!("{what} {title}"), unit).bar(Bar::at_least(Way::ByHand, 0.97));
+        let figure = Comparison::new(format!("{what} {title}"), unit)
+            .bar(Bar::at_least(Way::ByHand, 0.97))
+            .bar(Bar::at_least(Way::EncryptedByHand, 0.97).of(Way::Encrypted));
         Self {
             name: format!("{what} {name}"),
             figures: vec![figure],
@@ -186,7 +187,7 @@ fn stream(ends: &Ends, group: Group, size: usize, seconds: f64) -> Result<Option
     let multicast = match ends.way {
         Way::Underlay if group == Group::One => false,
         Way::Underlay | Way::Overlay => return Ok(None),
-        Way::ByHand | Way::Shoutd | Way::Encrypted => true,
+        Way::ByHand | Way::Shoutd | Way::EncryptedByHand | Way::Encrypted => true,
     };
     let mut listening = Vec::new();
     let mut to = SocketAddr::new(group.address(), PORT);

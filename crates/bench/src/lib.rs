@@ -3,6 +3,7 @@
 
 mod alone;
 mod announcements;
+mod by_hand;
 mod cluster;
 mod compared;
 #[doc(hidden)]
@@ -30,9 +31,6 @@ use shoutd_lab::{Host, Lab, LabOptions};
 use shoutd_tooling::terminal::{show_output, show_progress, show_verdict};
 use shoutd_tooling::{interrupt, machine, programs};
 use ways::{Ends, Way};
-
-/// The UDP port of the VXLAN made by hand: neither shoutd's nor that of Docker's overlay.
-const HAND_PORT: u16 = 4790;
 
 /// The shoutd network.
 const NETWORK: &str = "foo";
@@ -179,7 +177,7 @@ fn measure(lab: &mut Lab, options: &Options) -> Result<Found> {
         show_progress(&format!("making the way: {way}"));
         match Ends::make(way, lab.hosts()) {
             Ok(ends) => ways.push(ends),
-            Err(error) if way == Way::Overlay => {
+            Err(error) if matches!(way, Way::Overlay | Way::EncryptedByHand) => {
                 found.note(&format!("{way} does not work here: {error:#}"));
             }
             Err(error) => return Err(error).with_context(|| format!("make the way: {way}")),

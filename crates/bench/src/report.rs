@@ -9,9 +9,17 @@ use super::ways::Way;
 /// Ratios that differ by at most this are shown as one.
 const NEARLY: f64 = 0.02;
 
+/// The ratios that are shown: of one way, to another, and the column's title.
+const RATIOS: [(Way, Way, &str); 3] = [
+    (Way::Shoutd, Way::ByHand, "shoutd / by hand"),
+    (Way::Shoutd, Way::Overlay, "shoutd / overlay"),
+    (Way::Encrypted, Way::EncryptedByHand, "encrypted / WireGuard by hand"),
+];
+
 /// The target of a figure in relation to another way's.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bar {
+    of: Way,
     against: Way,
     ratio: f64,
     is_least: bool,
@@ -19,11 +27,16 @@ pub(super) struct Bar {
 
 impl Bar {
     pub(super) fn at_least(against: Way, ratio: f64) -> Self {
-        Self { against, ratio, is_least: true }
+        Self { of: Way::Shoutd, against, ratio, is_least: true }
     }
 
     pub(super) fn at_most(against: Way, ratio: f64) -> Self {
-        Self { against, ratio, is_least: false }
+        Self { of: Way::Shoutd, against, ratio, is_least: false }
+    }
+
+    /// The target of another way than shoutd's plain networks.
+    pub(super) fn of(self, way: Way) -> Self {
+        Self { of: way, ..self }
     }
 
     fn is_met(self, ratio: f64) -> bool {
@@ -32,7 +45,9 @@ impl Bar {
 
     fn judge(self, ratio: f64) -> String {
         let sign = if self.is_least { "≥" } else { "≤" };
-        format!("{sign} {:.2} × {}: {}", self.ratio, self.against, verdict(self.is_met(ratio)))
+        let of = if self.of == Way::Shoutd { String::new() } else { format!("{} ", self.of) };
+        let verdict = verdict(self.is_met(ratio));
+        format!("{of}{sign} {:.2} × {}: {verdict}", self.ratio, self.against)
     }
 }
 
@@ -45,17 +60,17 @@ fn verdict(met: bool) -> &'static str {
 pub(super) struct Comparison {
     pub(super) title: String,
     pub(super) unit: &'static str,
-    bar: Option<Bar>,
+    bars: Vec<Bar>,
     samples: Vec<(Way, Option<f64>)>,
 }
 
 impl Comparison {
     pub(super) fn new(title: impl Into<String>, unit: &'static str) -> Self {
-        Self { title: title.into(), unit, bar: None, samples: Vec::new() }
+        Self { title: title.into(), unit, bars: Vec::new(), samples: Vec::new() }
     }
 
     pub(super) fn bar(mut self, bar: Bar) -> Self {
-        self.bar = Some(bar);
+        self.bars.push(bar);
         self
     }
 
@@ -77,17 +92,17 @@ impl Comparison {
         self.of(Way::Shoutd).into_iter().flatten().count()
     }
 
-    /// shoutd's figure divided by another's, round by round.
-    pub(super) fn ratio(&self, against: Way) -> Option<Spread> {
-        let rounds = self.of(Way::Shoutd).into_iter().zip(self.of(against));
+    /// One way's figure divided by another's, round by round.
+    pub(super) fn ratio(&self, of: Way, against: Way) -> Option<Spread> {
+        let rounds = self.of(of).into_iter().zip(self.of(against));
         let ratios: Vec<f64> = rounds.filter_map(|(ours, theirs)| Some(ours? / theirs?)).collect();
         Spread::of(&ratios)
     }
 
-    /// shoutd's median divided by another's. If a figure has two usual values, it can differ from
+    /// One way's median divided by another's. If a figure has two usual values, it can differ from
     /// the median of the rounds' ratios.
-    fn ratio_of_medians(&self, against: Way) -> Option<f64> {
-        Some(self.spread(Way::Shoutd)?.median / self.spread(against)?.median)
+    fn ratio_of_medians(&self, of: Way, against: Way) -> Option<f64> {
+        Some(self.spread(of)?.median / self.spread(against)?.median)
     }
 
     fn row(&self) -> String {
@@ -95,18 +110,18 @@ impl Comparison {
         for way in Way::ALL {
             _ = write!(row, " {} |", self.spread(way).map_or("–".to_owned(), show));
         }
-        for way in [Way::ByHand, Way::Overlay] {
-            _ = write!(row, " {} |", self.ratio_cell(way));
+        for (of, against, _) in RATIOS {
+            _ = write!(row, " {} |", self.ratio_cell(of, against));
         }
-        let judged = self.bar.map(|bar| self.judge(bar));
-        _ = write!(row, " {} |", judged.unwrap_or_default());
+        let judged: Vec<_> = self.bars.iter().map(|bar| self.judge(*bar)).collect();
+        _ = write!(row, " {} |", judged.join("; "));
         row
     }
 
     /// The ratio, with that of the medians if it differs.
-    fn ratio_cell(&self, against: Way) -> String {
-        let Some((ratio, of_medians)) = self.ratio(against).zip(self.ratio_of_medians(against))
-        else {
+    fn ratio_cell(&self, of: Way, against: Way) -> String {
+        let of_medians = self.ratio_of_medians(of, against);
+        let Some((ratio, of_medians)) = self.ratio(of, against).zip(of_medians) else {
             return "–".to_owned();
         };
         let also = differing(ratio.median, of_medians)
@@ -116,9 +131,8 @@ impl Comparison {
     }
 
     fn judge(&self, bar: Bar) -> String {
-        let Some((ratio, of_medians)) =
-            self.ratio(bar.against).zip(self.ratio_of_medians(bar.against))
-        else {
+        let of_medians = self.ratio_of_medians(bar.of, bar.against);
+        let Some((ratio, of_medians)) = self.ratio(bar.of, bar.against).zip(of_medians) else {
             return "not measured".to_owned();
         };
         let judged = bar.judge(ratio.median);
@@ -211,9 +225,10 @@ impl Report<'_> {
             _ = write!(page, " {way} |");
         }
         page.push_str(
-            " shoutd / by hand | shoutd / overlay | limit |\n\
-             |---|---|---|---|---|---|---|---|---|---|\n",
+            &RATIOS.iter().map(|(_, _, title)| format!(" {title} |")).collect::<String>(),
         );
+        let columns = 2 + Way::ALL.len() + RATIOS.len() + 1;
+        _ = write!(page, " limit |\n|{}\n", "---|".repeat(columns));
         for comparison in &self.comparisons {
             _ = writeln!(page, "{}", comparison.row());
         }
@@ -310,12 +325,12 @@ mod tests {
     fn ratios_are_of_the_same_round() {
         let comparison = compared([10.0, 20.0, 5.0], [10.0, 20.0, 10.0]);
         assert_eq!(
-            comparison.ratio(Way::ByHand),
+            comparison.ratio(Way::Shoutd, Way::ByHand),
             Some(Spread { median: 1.0, least: 0.5, greatest: 1.0 })
         );
-        assert_eq!(comparison.ratio(Way::Overlay), None);
+        assert_eq!(comparison.ratio(Way::Shoutd, Way::Overlay), None);
         assert!(
-            comparison.row().ends_with("| 1 (0.50–1) | – | ≥ 0.97 × by hand: met |"),
+            comparison.row().ends_with("| 1 (0.50–1) | – | – | ≥ 0.97 × by hand: met |"),
             "{}",
             comparison.row()
         );

@@ -8,8 +8,9 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 use shoutd_lab::{Host, Process, wait_until};
 
+use super::by_hand::{OVER_WIREGUARD, PLAIN};
 use super::helper::READY;
-use super::{HAND_PORT, NETWORK, helper_program};
+use super::{NETWORK, helper_program};
 
 /// How long a helper may take to start, and to end after its time.
 pub(super) const HELPER_DEADLINE: Duration = Duration::from_secs(20);
@@ -28,6 +29,8 @@ pub(super) enum Way {
     Overlay,
     /// A shoutd network.
     Shoutd,
+    /// As by hand, over WireGuard devices, if the kernel has them.
+    EncryptedByHand,
     /// An encrypted shoutd network.
     Encrypted,
 }
@@ -43,13 +46,15 @@ const SUBNETS: [&str; 5] = ["--subnet", "10.202.0.0/24", "--ipv6", "--subnet", "
 const ENCRYPTED: [&str; 7] =
     ["--opt", "encrypted", "--subnet", "10.204.0.0/24", "--ipv6", "--subnet", "fd00:204::/64"];
 
-/// The network and container of the way by hand, and its interface there.
-const HAND: &str = "hand";
-const HAND_DEVICE: &str = "hand0";
-
 impl Way {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Underlay, Self::ByHand, Self::Overlay, Self::Shoutd, Self::Encrypted];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Underlay,
+        Self::ByHand,
+        Self::Overlay,
+        Self::Shoutd,
+        Self::EncryptedByHand,
+        Self::Encrypted,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -57,6 +62,7 @@ impl Way {
             Self::ByHand => "by hand",
             Self::Overlay => "Docker overlay",
             Self::Shoutd => "shoutd",
+            Self::EncryptedByHand => "WireGuard by hand",
             Self::Encrypted => "shoutd, encrypted",
         }
     }
@@ -80,6 +86,17 @@ pub(super) struct End {
 }
 
 impl End {
+    /// An end that was made by hand, in the namespace of this process.
+    pub(super) fn by_hand(
+        host: &Host,
+        address: Ipv4Addr,
+        device: &'static str,
+        process: u32,
+    ) -> Self {
+        let namespace = Some(format!("/proc/{process}/ns/net"));
+        Self { host: host.clone(), address, device, namespace }
+    }
+
     /// The end of the underlay on a host.
     pub(super) fn of_host(host: &Host) -> Self {
         Self { host: host.clone(), address: host.address(), device: "eth0", namespace: None }
@@ -172,7 +189,8 @@ impl Ends {
     pub(super) fn make(way: Way, hosts: &[Host]) -> Result<Self> {
         let ends = match way {
             Way::Underlay => hosts.iter().map(End::of_host).collect(),
-            Way::ByHand => hosts.iter().map(|host| by_hand(host, hosts)).collect::<Result<_>>()?,
+            Way::ByHand => PLAIN.ends(hosts)?,
+            Way::EncryptedByHand => OVER_WIREGUARD.ends(hosts)?,
             Way::Overlay => overlay(hosts)?,
             Way::Shoutd => shoutd(hosts, NETWORK, &SUBNETS)?,
             Way::Encrypted => shoutd(hosts, ENCRYPTED_NETWORK, &ENCRYPTED)?,
@@ -196,14 +214,14 @@ impl Ends {
         let first = self.on(1)?.host.clone();
         let end = match self.way {
             Way::ByHand => {
-                first.sh(&entries_to(host))?;
-                by_hand(host, &[first])?
+                first.sh(&PLAIN.entries_to(host))?;
+                PLAIN.end(host, &[first])?
             }
             Way::Shoutd => {
                 await_network(host, NETWORK)?;
                 End::of_container(host, NETWORK)?
             }
-            Way::Underlay | Way::Overlay | Way::Encrypted => {
+            Way::Underlay | Way::Overlay | Way::EncryptedByHand | Way::Encrypted => {
                 bail!("{} has no ends on more hosts", self.way)
             }
         };
@@ -216,86 +234,6 @@ impl Ends {
         let index = number.checked_sub(1).context("hosts are counted from 1")?;
         self.ends.get(index).with_context(|| format!("{} has no end on host{number}", self.way))
     }
-}
-
-/// A bridge and a VXLAN device in their own namespace, as in shoutd: in the host's namespace,
-/// netfilter would drop bridged packets. All entries are static: groups go to the hosts of
-/// [`Group::is_received_on`], and there only to the container's port. A bridge uses its entries
-/// only where there is a querier.
-fn by_hand(host: &Host, hosts: &[Host]) -> Result<End> {
-    let (number, underlay, pid) = (host.number(), host.address(), hand_container(host)?);
-    let mut script = format!(
-        "set -e
-        ip netns add hand
-        ip link add vxlan0 type vxlan id 77 dstport {HAND_PORT} local {underlay} dev eth0 \
-         nolearning
-        ip link set vxlan0 netns hand
-        ip -n hand link add bridge0 type bridge mcast_snooping 1 mcast_querier 1
-        ip -n hand link add port0 mtu 1450 type veth peer name {HAND_DEVICE} mtu 1450 address {mac}
-        ip -n hand link set vxlan0 mtu 1450 master bridge0 up
-        ip -n hand link set port0 master bridge0 up
-        ip -n hand link set bridge0 up
-        bridge -n hand link set dev vxlan0 mcast_router 2
-        ip -n hand link set {HAND_DEVICE} netns {pid}
-        in_container() {{ nsenter --net=/proc/{pid}/ns/net ip \"$@\"; }}
-        in_container address add {address}/24 dev {HAND_DEVICE}
-        in_container link set {HAND_DEVICE} up
-        in_container address add fd00:203::{number}/64 dev {HAND_DEVICE} nodad
-        in_container route add 224.0.0.0/4 dev {HAND_DEVICE}\n",
-        mac = hand_mac(number),
-        address = hand_address(number),
-    );
-    for group in
-        Group::EACH.into_iter().filter(|group| group.is_received_on(number)).map(Group::address)
-    {
-        script.push_str(&format!(
-            "bridge -n hand mdb add dev bridge0 port port0 grp {group} permanent\n"
-        ));
-    }
-    for other in hosts.iter().filter(|other| other.number() != number) {
-        script.push_str(&entries_to(other));
-    }
-    host.sh(&script)?;
-    Ok(End {
-        host: host.clone(),
-        address: hand_address(number),
-        device: HAND_DEVICE,
-        namespace: Some(format!("/proc/{pid}/ns/net")),
-    })
-}
-
-/// The container of the way by hand, on a network of its host only; returns its process. Everything
-/// the engine sets up in a container, such as netfilter rules for its DNS resolver, costs each
-/// packet, on any way.
-fn hand_container(host: &Host) -> Result<u32> {
-    host.docker(["network", "create", "--internal", HAND])?;
-    let ipv6 = "net.ipv6.conf.default.disable_ipv6=0";
-    let options = ["--name", HAND, "--network", HAND, "--sysctl", ipv6];
-    host.docker(["run", "--detach"].iter().chain(&options).chain(&["debian", "sleep", "100000"]))?;
-    let pid = host.docker(["inspect", "--format", "{{.State.Pid}}", HAND])?;
-    pid.trim().parse().with_context(|| format!("the process of a container, from {pid:?}"))
-}
-
-/// The commands that add a host's static entries for another.
-fn entries_to(other: &Host) -> String {
-    let to = other.address();
-    let groups = Group::EACH
-        .into_iter()
-        .filter(|group| group.is_received_on(other.number()))
-        .map(Group::mac);
-    ["00:00:00:00:00:00".to_owned(), hand_mac(other.number())]
-        .into_iter()
-        .chain(groups)
-        .map(|mac| format!("bridge -n hand fdb append {mac} dev vxlan0 dst {to} self permanent\n"))
-        .collect()
-}
-
-fn hand_address(number: u8) -> Ipv4Addr {
-    Ipv4Addr::new(10, 203, 0, number)
-}
-
-fn hand_mac(number: u8) -> String {
-    format!("02:00:0a:cb:00:{number:02x}")
 }
 
 /// A group with known receivers, for static entries.
@@ -316,7 +254,7 @@ pub(super) enum Group {
 }
 
 impl Group {
-    const EACH: [Self; 6] =
+    pub(super) const EACH: [Self; 6] =
         [Self::One, Self::Two, Self::Three, Self::All, Self::Back, Self::OneOfIpv6];
 
     pub(super) fn address(self) -> IpAddr {
@@ -344,7 +282,7 @@ impl Group {
 
     /// RFC 1112, section 6.4: the low 23 bits of the group after 01:00:5e. RFC 2464, section 7: the
     /// low 32 after 33:33.
-    fn mac(self) -> String {
+    pub(super) fn mac(self) -> String {
         match self.address() {
             IpAddr::V4(group) => {
                 let [_, b, c, d] = group.octets();

@@ -14,7 +14,7 @@ const LONG_TESTS_PROGRAMS: [(&str, &str); 2] =
     [("/usr/bin/mmdebstrap", "mmdebstrap"), ("/usr/sbin/mke2fs", "e2fsprogs")];
 
 /// Programs that the lab runs, each with its package.
-const PROGRAMS: [(&str, &str); 42] = [
+const PROGRAMS: [(&str, &str); 43] = [
     ("/usr/sbin/dockerd", "docker.io"),
     ("/usr/bin/docker", "docker.io"),
     ("/usr/bin/containerd", "containerd"),
@@ -28,6 +28,8 @@ const PROGRAMS: [(&str, &str); 42] = [
     ("/usr/bin/ldd", "libc-bin"),
     // For tests on another kernel.
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
+    // For the benchmark.
+    ("/usr/bin/wg", "wireguard-tools"),
     ("/usr/sbin/sshd", "openssh-server"),
     ("/usr/bin/ssh", "openssh-client"),
     // Only to check the man pages.

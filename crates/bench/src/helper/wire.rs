@@ -21,10 +21,10 @@ use serde_json::json;
 
 use super::membership::BUFFER;
 use super::{READY, monotonic_nanoseconds};
-use crate::HAND_PORT;
+use crate::by_hand::PLAIN;
 
 /// The UDP ports of the tunnels: shoutd's and that of the way by hand.
-const VXLAN_PORTS: [u16; 2] = [7789, HAND_PORT];
+const VXLAN_PORTS: [u16; 2] = [7789, PLAIN.port()];
 
 /// Octets of the outer headers before the inner frame: Ethernet, IPv4 without options, UDP, VXLAN
 /// (RFC 7348, section 5).
