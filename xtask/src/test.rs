@@ -50,6 +50,12 @@ const LONGEST: [&str; 7] = [
     "e2e_why",
 ];
 
+/// The cluster's default for encryption in end-to-end tests.
+const ENCRYPT: &str = "SHOUTD_LAB_ENCRYPT";
+
+/// End-to-end tests that are repeated on encrypted networks.
+const ENCRYPTED: [&str; 0] = [];
+
 /// End-to-end tests without any engine.
 const WITHOUT_ENGINE: [&str; 1] = ["e2e_kernel"];
 
@@ -127,14 +133,14 @@ fn cargo_test(arguments: &[String]) -> Result<bool> {
 struct Kind {
     name: String,
     arguments: Vec<String>,
-    /// The Docker engine of the hosts, if it is not the machine's.
-    engine: Option<&'static str>,
+    /// Environment variables.
+    environment: Vec<(&'static str, &'static str)>,
 }
 
 impl Kind {
     fn new(name: &str, arguments: &[&str]) -> Self {
         let arguments = arguments.iter().map(|&word| word.to_owned()).collect();
-        Self { name: name.to_owned(), arguments, engine: None }
+        Self { name: name.to_owned(), arguments, environment: Vec::new() }
     }
 
     /// A test with a lab of its own.
@@ -157,8 +163,8 @@ fn kinds() -> Result<Vec<Kind>> {
     Ok(kinds)
 }
 
-/// Kinds that take too long for every day: the end-to-end tests with each other engine, and tests
-/// whose names begin with `long_`.
+/// Kinds that take too long for every day: the end-to-end tests with each other engine, those that
+/// are repeated on encrypted networks, and tests whose names begin with `long_`.
 fn long_kinds() -> Result<Vec<Kind>> {
     let mut kinds: Vec<Kind> =
         lab_tests("long_")?.iter().map(|name| Kind::end_to_end(name)).collect();
@@ -169,12 +175,17 @@ fn long_kinds() -> Result<Vec<Kind>> {
                 let kind = Kind::end_to_end(&name);
                 kinds.push(Kind {
                     name: format!("{name} with {engine}"),
-                    engine: Some(engine),
+                    environment: vec![(ENGINE, engine)],
                     ..kind
                 });
             }
         }
     }
+    kinds.extend(ENCRYPTED.map(|name| Kind {
+        name: format!("{name} encrypted"),
+        environment: vec![(ENCRYPT, "always")],
+        ..Kind::end_to_end(name)
+    }));
     Ok(kinds)
 }
 
@@ -239,9 +250,7 @@ fn run_kind(kind: &Kind, logs: &Path, packages: Option<&Path>) -> Result<Option<
     let mut command = programs::cargo();
     command.arg("test").args(&kind.arguments).stdout(log).stderr(copy);
     fuzz::briefly(&mut command);
-    if let Some(engine) = kind.engine {
-        command.env(ENGINE, engine);
-    }
+    command.envs(kind.environment.iter().copied());
     if let Some(packages) = packages {
         command.env(PACKAGES, packages);
     }

@@ -13,6 +13,9 @@ use crate::{SOON, containers_of, is_leader, left_in_kernel, networks};
 /// clusters, of all but host1.
 const ENGINE: &str = "SHOUTD_LAB_ENGINE";
 
+/// The cluster's default for the encryption of networks, as for `shoutdctl start --encrypt`.
+const ENCRYPT: &str = "SHOUTD_LAB_ENCRYPT";
+
 /// The machine's own engine.
 const INSTALLED: &str = "installed";
 
@@ -54,7 +57,10 @@ impl Cluster {
     pub fn form(&self, order: [u8; 3]) -> Result<()> {
         let [founder, others @ ..] = order;
         let founder = self.host(founder)?;
-        founder.start_shoutd(&[&founder.address().to_string()])?;
+        let encrypt = env::var(ENCRYPT).map(|default| format!("--encrypt={default}"));
+        let arguments: Vec<String> =
+            [founder.address().to_string()].into_iter().chain(encrypt).collect();
+        founder.start_shoutd(&arguments.iter().map(String::as_str).collect::<Vec<_>>())?;
         for other in others {
             self.join(&self.host(other)?, &founder)?;
         }
