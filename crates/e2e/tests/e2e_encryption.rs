@@ -11,13 +11,14 @@ use std::env;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::ExitCode;
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use shoutd_e2e::{
-    BOTH, Capture, Cluster, Container, Datagrams, Frame, JOIN_BOTH, Network, SOON, Stream,
-    WITH_IPV6, all_receive_from_all, await_members, one_on_each, run_checks, start_receiver,
-    status,
+    BOTH, Capture, Cluster, Container, Datagrams, Frame, GroupSocket, JOIN_BOTH, Network, SOON,
+    Stream, WITH_IPV6, all_receive_from_all, await_members, one_on_each, run_checks,
+    start_receiver, status,
 };
 use shoutd_lab::{Host, wait_until};
 
@@ -32,6 +33,13 @@ const FORGED: usize = 200;
 
 /// The UDP port at which a container waits for forged packets.
 const PORT: u16 = 6009;
+
+/// The UDP port to which no program listens (RFC 863).
+const DISCARD: u16 = 9;
+
+/// Datagrams that are counted, and the time between two of them.
+const BURST: u64 = 100;
+const PAUSE: Duration = Duration::from_millis(2);
 
 fn main() -> ExitCode {
     run_checks(
@@ -111,22 +119,37 @@ fn selective(cluster: &mut Cluster) -> Result<()> {
     let [_, receiver, _] = containers.as_slice() else { bail!("no containers") };
     let joined: Vec<_> =
         JOIN_BOTH.into_iter().map(|command| receiver.spawn(command)).collect::<Result<_>>()?;
-    let only = address_of(&hosts[1])?;
     for group in ["224.1.1.1", "ff05::1:5"] {
         await_members(&hosts[0], group, &[&hosts[1]])?;
-        let group: IpAddr = group.parse()?;
-        wait_until(&format!("{group} to go to one host"), SOON, || {
-            let entries = network.tunnel_groups(&hosts[0])?;
-            let remotes: Vec<_> = entries
-                .iter()
-                .filter(|entry| entry.group == group)
-                .map(|entry| entry.remote.to_string())
-                .collect();
-            Ok((remotes == [only.clone()]).then_some(()))
-        })?;
+        goes_to_one_host(&containers[0], group.parse()?, [&hosts[1], &hosts[2]])?;
     }
     drop((joined, containers));
     network.remove_on(&hosts[0])
+}
+
+/// Waits until datagrams to a group go to the first of two hosts, and not to the second. Probes of
+/// the tunnels go to both.
+fn goes_to_one_host(sender: &Container, group: IpAddr, hosts: [&Host; 2]) -> Result<()> {
+    let socket = GroupSocket::open(sender, group.is_ipv4(), 0)?;
+    wait_until(&format!("{group} to go to one host"), SOON, || {
+        let [member, other] = hosts;
+        let before = [through_wireguard(member)?, through_wireguard(other)?];
+        for _ in 0..BURST {
+            socket.send((group, DISCARD), b"selective")?;
+            thread::sleep(PAUSE);
+        }
+        wait_until("the datagrams to reach the member's host", SOON, || {
+            Ok((through_wireguard(member)? >= before[0] + BURST).then_some(()))
+        })?;
+        Ok((through_wireguard(other)? < before[1] + BURST / 2).then_some(()))
+    })
+}
+
+/// The packets that a host's WireGuard device has received.
+fn through_wireguard(host: &Host) -> Result<u64> {
+    let counter = "/sys/class/net/shoutwg0/statistics/rx_packets";
+    let shown = host.sh(&format!("ip netns exec shout-wg cat {counter}"))?;
+    shown.trim().parse().with_context(|| format!("a number of packets in {shown:?}"))
 }
 
 /// A host's address in the encrypted underlay.
@@ -280,7 +303,7 @@ fn kill_daemon(host: &Host) -> Result<()> {
 
 /// The process of WireGuard in user space, if this kernel needs one.
 fn userspace(host: &Host) -> Result<Option<String>> {
-    let found = host.sh("pgrep -f 'shoutd [w]ireguard' || true")?;
+    let found = host.sh("pgrep -x shoutd-wg || true")?;
     Ok(found.lines().next().map(str::to_owned))
 }
 
@@ -346,7 +369,7 @@ fn removed(cluster: &mut Cluster) -> Result<()> {
     drop((late, containers));
     network.remove_on(second)?;
     second.sh("shoutdctl stop --leave")?;
-    let left = second.sh("ip netns; pgrep -f 'shoutd [w]ireguard' || true")?;
+    let left = second.sh("ip netns; pgrep -x shoutd-wg || true")?;
     ensure!(left.trim().is_empty(), "this is left: {left}");
     Ok(())
 }

@@ -8,6 +8,10 @@ use std::process::{Command, Stdio};
 /// The first argument of a program that runs [`crate::serve`]: a hidden subcommand.
 pub const SUBCOMMAND: &str = "wireguard";
 
+/// The name of the process, in lists of processes and to `pkill` and `pidof`. It is not that of the
+/// daemon, so that whoever ends all processes of that name does not cut encrypted networks.
+pub const NAME: &str = "shoutd-wg";
+
 /// What the process serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arguments {
@@ -96,7 +100,7 @@ impl Arguments {
     /// `KillMode=process` (systemd.kill(5)), or the process moves to a unit of its own.
     pub fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
-        command.arg(SUBCOMMAND).args(self.to_arguments()).process_group(0);
+        command.arg0(NAME).arg(SUBCOMMAND).args(self.to_arguments()).process_group(0);
         command.stdin(Stdio::null()).stdout(Stdio::null());
         command
     }

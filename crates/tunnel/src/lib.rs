@@ -58,7 +58,7 @@ mod tun;
 mod uapi;
 mod udp;
 
-pub use arguments::{ArgumentError, Arguments, SUBCOMMAND};
+pub use arguments::{ArgumentError, Arguments, NAME, SUBCOMMAND};
 pub use client::{Client, ClientError};
 pub use key::public_key;
 pub use serve::{ServeError, Tuning, serve};

@@ -1,17 +1,19 @@
 //! The process: it opens the devices, gives up its privileges, and serves until it is ended.
 
+use std::ffi::CString;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
+use nix::sys::prctl;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Mutex;
 use tokio::task::LocalSet;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::info;
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, NAME};
 use crate::engine::Engine;
 use crate::privileges;
 use crate::renewal;
@@ -98,6 +100,7 @@ impl Default for Tuning {
 /// A device or socket cannot be opened, or the TUN device was deleted.
 pub fn serve(arguments: &Arguments, tuning: Tuning) -> Result<(), ServeError> {
     privileges::harden().map_err(system("give up privileges"))?;
+    set_name().map_err(system("set the name of the process"))?;
     let tun =
         tun::open(&arguments.namespace, &arguments.device).map_err(|cause| ServeError::Tun {
             device: arguments.device.clone(),
@@ -123,6 +126,12 @@ pub fn serve(arguments: &Arguments, tuning: Tuning) -> Result<(), ServeError> {
     drop(local);
     runtime.shutdown_timeout(END_DEADLINE);
     result
+}
+
+/// Names this thread, which is the process' first, so the process, too.
+fn set_name() -> io::Result<()> {
+    let name = CString::new(NAME).map_err(io::Error::other)?;
+    Ok(prctl::set_name(&name)?)
 }
 
 async fn run(arguments: &Arguments, tun: OpenTun, tuning: Tuning) -> Result<(), ServeError> {

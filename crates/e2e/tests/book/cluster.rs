@@ -59,10 +59,8 @@ fn dissolve(host: &Host) -> Result<()> {
     // The last host of a cluster cannot leave it.
     host.sh("shoutdctl stop --leave >/dev/null 2>&1 || shoutdctl stop >/dev/null 2>&1 || true")?;
     // Neither does its WireGuard end.
-    host.sh(
-        "pgrep -f 'shoutd [w]ireguard' | xargs --no-run-if-empty kill; ip netns delete shout-wg \
-         2>/dev/null; true",
-    )?;
+    host.sh("pgrep -x shoutd-wg | xargs --no-run-if-empty kill; ip netns delete shout-wg \
+         2>/dev/null; true")?;
     wait_until("shoutd to end", SOON, || Ok(host.pids_of("shoutd")?.is_empty().then_some(())))?;
     host.sh("rm -rf /var/lib/shoutd/*")?;
     let left = left_in_kernel(host)?;

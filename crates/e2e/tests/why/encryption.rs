@@ -26,7 +26,7 @@ impl<'a> Wireguard<'a> {
     /// Kills it, and keeps it from starting again until this is dropped. `None` if the kernel has
     /// WireGuard.
     fn taken_from(host: &'a Host) -> Result<Option<Self>> {
-        let found = host.sh("pgrep -f 'shoutd [w]ireguard' || true")?;
+        let found = host.sh("pgrep -x shoutd-wg || true")?;
         let Some(process) = found.lines().next() else { return Ok(None) };
         host.sh("mount --bind /dev/null /dev/net/tun")?;
         let taken = Self { host };
