@@ -25,7 +25,7 @@ fn networks_are_encrypted_by_the_kernels_wireguard() {
         let program = test_program(name).unwrap();
         let passed = format!("{name} has passed");
         let commands = format!(
-            "cd '{}'\nexport {PATIENCE}={SLOWNESS} SHOUTD_WIREGUARD=yes\n'{}' --nocapture \
+            "cd '{}'\nexport {PATIENCE}={SLOWNESS} SHOUTD_LAB_WIREGUARD=yes\n'{}' --nocapture \
              --color=never && echo {passed}",
             env!("CARGO_MANIFEST_DIR"),
             program.display()
