@@ -141,7 +141,7 @@ async fn run(arguments: &Arguments, tun: OpenTun, tuning: Tuning) -> Result<(), 
     let engine = Engine::new(tun, Sockets::default(), arguments.port, tuning.rekey_after);
     let engine = engine.await.map_err(|cause| ServeError::Udp { port: arguments.port, cause })?;
     let engine = Rc::new(Mutex::new(engine));
-    let socket = ControlSocket::bind(&arguments.socket)
+    let mut socket = ControlSocket::bind(&arguments.socket)
         .await
         .map_err(|cause| ServeError::Socket { path: arguments.socket.clone(), cause })?;
     privileges::drop_capabilities().map_err(system("drop capabilities"))?;

@@ -38,6 +38,9 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(1);
 /// How long it takes to try again after the system had no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// How often the socket's file is looked at.
+const LOOK: Duration = Duration::from_millis(500);
+
 /// The bound socket. Its file is removed when it is dropped, unless a successor has replaced it.
 pub(crate) struct ControlSocket {
     listener: UnixListener,
@@ -65,8 +68,35 @@ impl ControlSocket {
         Ok(Self { listener, path: path.to_owned(), file })
     }
 
-    /// Serves requests, and never ends. Within a local set (`tokio::task::LocalSet`) only.
-    pub(crate) async fn serve(&self, engine: Rc<Mutex<Engine>>) {
+    /// Serves requests, and never ends. Within a local set (`tokio::task::LocalSet`) only. If
+    /// something removes the socket's file, it is made again: without it the daemon would neither
+    /// reach this process nor be able to start another on the same port.
+    pub(crate) async fn serve(&mut self, engine: Rc<Mutex<Engine>>) {
+        loop {
+            tokio::select! {
+                () = self.accept(engine.clone()) => {}
+                () = self.await_removal() => match Self::bind(&self.path).await {
+                    // The former one has no file that would be removed.
+                    Ok(again) => *self = again,
+                    // Its directory is missing, too, or a successor has just bound its own.
+                    Err(error) => debug!("cannot bind the control socket again: {error}"),
+                },
+            }
+        }
+    }
+
+    /// Waits until there is no file at the socket's path.
+    async fn await_removal(&self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let found = identity(&self.path);
+            if found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                return;
+            }
+        }
+    }
+
+    async fn accept(&self, engine: Rc<Mutex<Engine>>) {
         let permits = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             // The semaphore is never closed.
@@ -244,6 +274,21 @@ mod tests {
         let refused = read_request(&mut server, &mut buffer, &mut filled).await;
         assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!(begin.elapsed() <= IDLE_MAX + REQUEST_DEADLINE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_removed_file_is_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("control.sock");
+        let socket = ControlSocket::bind(&path).await.unwrap();
+        assert!(timeout(2 * LOOK, socket.await_removal()).await.is_err());
+        std::fs::remove_file(&path).unwrap();
+        socket.await_removal().await;
+        // A successor's file is not removed with this one.
+        let successor = ControlSocket::bind(&path).await.unwrap();
+        drop(socket);
+        assert!(path.exists());
+        assert!(timeout(2 * LOOK, successor.await_removal()).await.is_err());
     }
 
     #[tokio::test]

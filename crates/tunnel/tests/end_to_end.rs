@@ -39,13 +39,14 @@ fn main() -> ExitCode {
         lab::serve();
         return ExitCode::SUCCESS;
     }
-    let tests: [(&str, fn()); 10] = [
+    let tests: [(&str, fn()); 11] = [
         ("traffic flows both ways, without privileges", traffic_flows),
         ("a preshared key changes on both sides at once", || key_change(Duration::ZERO)),
         ("a preshared key changes on one side, later on the other", || {
             key_change(Duration::from_secs(12));
         }),
         ("keepalives alone renew a session", keepalives),
+        ("a removed control socket comes back", removed_socket),
         ("a killed process takes its device over", killed),
         ("a removed peer is refused at once", removed),
         ("VXLAN frames cross the tunnel", vxlan),
@@ -127,6 +128,23 @@ fn keepalives() {
         let next = handshake().unwrap() + Duration::from_secs(1);
         wait_until("the next handshake", || handshake().unwrap() > next);
     }
+}
+
+/// Its directory is removed with it, and made again later.
+fn removed_socket() {
+    let lab = Lab::up(USUAL);
+    let host = lab.one();
+    let (socket, process) = (host.socket(), host.process());
+    std::fs::remove_file(&socket).unwrap();
+    wait_until("the socket is back", || host.state().is_ok());
+    let directory = socket.parent().unwrap();
+    std::fs::remove_dir_all(directory).unwrap();
+    assert!(host.state().is_err());
+    std::fs::create_dir(directory).unwrap();
+    wait_until("the socket is back with its directory", || host.state().is_ok());
+    assert_eq!(host.with_client(async |client| client.process()).unwrap(), process);
+    assert_eq!(std::fs::metadata(&socket).unwrap().mode() & 0o777, 0o600);
+    assert!(host.peer(lab.two()).endpoint.is_some());
 }
 
 /// Handshakes happen each second, so that some fall between the two changes.
