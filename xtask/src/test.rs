@@ -54,7 +54,7 @@ const LONGEST: [&str; 7] = [
 const ENCRYPT: &str = "SHOUTD_LAB_ENCRYPT";
 
 /// End-to-end tests that are repeated on encrypted networks.
-const ENCRYPTED: [&str; 0] = [];
+const ENCRYPTED: [&str; 1] = ["e2e_names"];
 
 /// End-to-end tests without any engine.
 const WITHOUT_ENGINE: [&str; 1] = ["e2e_kernel"];
