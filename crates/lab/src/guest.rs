@@ -1,7 +1,7 @@
 //! This machine's programs on Debian 12's kernel, in a virtual machine without hardware support.
 //!
 //! Its root file system is the machine's, read-only (9p), below one in memory (overlayfs). So it
-//! has all programs, libraries and files of the machine, and what it writes ends with it.
+//! has all programs, libraries and files of the machine. What it writes is lost when it ends.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 /// The first argument of a program that runs [`crate::serve`]: a hidden subcommand.
 pub const SUBCOMMAND: &str = "wireguard";
 
-/// The name of the process, in lists of processes and to `pkill` and `pidof`. It is not that of the
-/// daemon, so that whoever ends all processes of that name does not cut encrypted networks.
+/// The name of the process, as `ps`, `pkill` and `pidof` show it. It differs from the daemon's:
+/// `pkill -x shoutd` must not cut encrypted networks.
 pub const NAME: &str = "shoutd-wg";
 
 /// What the process serves.

@@ -41,7 +41,7 @@ use crate::tun::Tun;
 use crate::uapi::{Refusal, answer};
 use crate::udp::Sockets;
 
-/// How long the first packets of handshakes may take to be sent. Requests wait meanwhile.
+/// How long the first packets of handshakes may take to be sent. Control requests wait for it.
 const SEND_DEADLINE: Duration = Duration::from_millis(100);
 
 /// A WireGuard device.

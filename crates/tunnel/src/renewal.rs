@@ -2,9 +2,10 @@
 //!
 //! Linux renews a session when it sends anything, also a keepalive (`keep_key_fresh`,
 //! `drivers/net/wireguard/send.c`). gotatun renews it only when it sends a packet of a user, so a
-//! session without traffic ends after 180 s, and there is none until the next keepalive. A
-//! handshake that nobody answers is given up after 90 s (`REKEY_ATTEMPT_TIME`, WireGuard paper,
-//! section 6.4): Linux begins another at the next keepalive, gotatun only with a packet of a user.
+//! session without traffic ends after 180 s, and there is none until the next keepalive.
+//!
+//! Both give up a handshake without an answer after 90 s (`REKEY_ATTEMPT_TIME`, WireGuard paper,
+//! section 6.4). Linux begins another at the next keepalive, gotatun only with a packet of a user.
 
 use std::time::Duration;
 

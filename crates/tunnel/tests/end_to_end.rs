@@ -112,7 +112,7 @@ fn has_no_privileges(host: &Host) {
     assert!(threads > 1, "{threads}");
 }
 
-/// Nothing passes but keepalives, which come too seldom to renew a session by their answers.
+/// Nothing passes but keepalives, for which gotatun itself renews no session.
 fn keepalives() {
     let lab = Lab::up(Duration::from_secs(3));
     let (one, two) = (lab.one(), lab.two());
